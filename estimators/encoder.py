@@ -1,0 +1,421 @@
+"""Columns to a float32 matrix, fitted on training rows, and the plain tables by which the runtime does the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import runtime
+from .runtime import Block, Category, Hashed, OneHot, RowEncoder, Target, Text
+
+if TYPE_CHECKING:
+    from .table import Column, Table
+
+SAMPLE_ROWS = 100_000
+"""Medians, quartiles and distinct values are read off a strided sample of at most so many training rows."""
+MOST_TARGET_CLASSES = 10
+HASH_BUCKETS = 256
+RARE_COUNT = 5
+"""One-hot levels with fewer training rows share one column, if there are at least two of them."""
+FOLDS = 5
+MERGED = 0.02
+"""A column is shifted, then split in two, if float32 would merge more than this share of its distinct values."""
+UNUSED = "unused"
+"""The kind, in a schema, of an input that the table dropped: it only takes its place in rows given by position."""
+SPARSE_WIDTH, SPARSE_DENSITY = 256, 0.2
+
+
+@dataclass(frozen=True)
+class View:
+    """How columns become numbers: a point of the search space.
+
+    numeric: "raw" (missing stays NaN) or "scaled" (imputed by the median with an indicator, robustly scaled, squashed).
+    categories: "ordinal" (level codes; missing and unseen are -1), "onehot" (up to `max_onehot` levels, above it target
+    means), "target" (smoothed target means) or "hash" (one-hot, above `max_onehot` levels in hash buckets).
+    text: how many hash buckets of a text column are kept, the most frequent first.
+    """
+
+    numeric: str = "raw"
+    categories: str = "ordinal"
+    max_onehot: int = 32
+    text: int = 64
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Encoder:
+    """Fitted by `Encoder.fit`; `tables` is all that it learned, as plain data for `runtime.RowEncoder`.
+
+    `width` is the number of outputs, `feature_names` their names, `sources` the table column behind each, `categorical`
+    the positions that hold codes of levels. `sparse` says whether `transform` returns CSR.
+    """
+
+    def __init__(self, tables: dict[str, Any]) -> None:
+        self.tables = tables
+        self.rows = RowEncoder(tables)
+        self.width = self.rows.width
+        known = [i for i, described in enumerate(tables["schema"]) if described[1] != UNUSED]
+        self._table_column = {position: index for index, position in enumerate(known)}
+        self.sources = [self._table_column[entry.index] for entry in self.rows.entries for _ in range(entry.width)]
+        self.categorical = [
+            start
+            for entry, start in zip(self.rows.entries, self.rows.starts, strict=False)
+            if isinstance(entry, runtime.Ordinal)
+        ]
+        self.feature_names = [name for entry in self.rows.entries for name in _output_names(entry)]
+        blocks = [entry for entry in self.rows.entries if isinstance(entry, (OneHot, Hashed, Text, Block))]
+        wide = sum(entry.width for entry in blocks)
+        filled = self.width - wide + sum(1 if isinstance(entry, (OneHot, Hashed)) else 8 for entry in blocks)
+        self.sparse = any(isinstance(entry, Block) for entry in blocks) or (
+            self.width > SPARSE_WIDTH and filled < SPARSE_DENSITY * self.width
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Encoder, (self.tables,)
+
+    @classmethod
+    def fit(
+        cls,
+        table: Table,
+        rows: NDArray[np.int64],
+        view: View,
+        *,
+        columns: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> tuple[Encoder, Any]:
+        """Learns the tables from the training `rows` of `table` alone, and encodes these rows.
+
+        `columns` are the indices of the input columns to keep (None: all). Returns (encoder, X): X as of `transform`, but
+        with out-of-fold target means, so that a model does not learn from a row's own target.
+        """
+        rows = np.asarray(rows)
+        kept = range(len(table.columns)) if columns is None else columns
+        fold = _Folds(table, rows, seed)
+        entries: list[dict[str, Any]] = []
+        for index in kept:
+            entries += _fit_column(table, index, rows, view, fold)
+        order = list(runtime.KINDS)
+        entries.sort(key=lambda entry: order.index(entry["as"]))
+        schema, positions = _schema(table)
+        entries = [{**entry, "column": positions[entry["column"]]} for entry in entries]
+        encoder = cls({"schema": schema, "encode": entries})
+        return encoder, encoder._encode(table, rows, fold)
+
+    def transform(self, table: Table, rows: NDArray[np.int64]) -> Any:
+        """(len(rows), width) float32: an array in C order, or CSR if `sparse`."""
+        return self._encode(table, np.asarray(rows), None)
+
+    def _encode(self, table: Table, rows: NDArray[np.int64], fold: _Folds | None) -> Any:
+        if self.sparse:
+            return self._encode_sparse(table, rows, fold)
+        out = np.empty((len(rows), self.width), np.float32)
+        for entry, start in zip(self.rows.entries, self.rows.starts, strict=False):
+            self._fill(out[:, start : start + entry.width], entry, table, rows, fold)
+        return out
+
+    def _encode_sparse(self, table: Table, rows: NDArray[np.int64], fold: _Folds | None) -> Any:
+        from scipy import sparse
+
+        parts = []
+        for entry in self.rows.entries:
+            if isinstance(entry, Block):
+                block = table.data[self._table_column[entry.index]][rows][:, entry.kept].astype(np.float64)
+                block.data = np.nan_to_num(block.data, nan=0.0)
+                scaled = block if entry.scale is None else block.multiply(np.asarray(entry.scale)[None, :]).tocsr()
+                scaled.data = np.clip(scaled.data, -runtime.FLOAT_MAX, runtime.FLOAT_MAX)
+                parts.append(sparse.csr_matrix(scaled.astype(np.float32)))
+            elif isinstance(entry, (OneHot, Hashed)):
+                places = entry.places(self._parsed(entry, table, rows))
+                known = np.flatnonzero(places >= 0)
+                indptr = np.concatenate([[0], np.cumsum(places >= 0)])
+                ones = np.ones(len(known), np.float32)
+                parts.append(sparse.csr_matrix((ones, places[known], indptr), shape=(len(rows), entry.width)))
+            else:
+                dense = np.empty((len(rows), entry.width), np.float32)
+                self._fill(dense, entry, table, rows, fold)
+                parts.append(sparse.csr_matrix(dense))
+        found: Any = (
+            sparse.hstack(parts, format="csr", dtype=np.float32) if parts else sparse.csr_matrix((len(rows), 0))
+        )
+        found.eliminate_zeros()
+        found.sort_indices()
+        return found
+
+    def _fill(self, out: Any, entry: Any, table: Table, rows: NDArray[np.int64], fold: _Folds | None) -> None:
+        if fold is not None and isinstance(entry, Target):
+            out[:] = fold.means[self._table_column[entry.index]]
+        else:
+            entry.fill(out, self._parsed(entry, table, rows))
+
+    def _parsed(self, entry: Any, table: Table, rows: NDArray[np.int64]) -> Any:
+        """What `entry.parse` would make of the rows' raw cells, from the table's own coding."""
+        index = self._table_column[entry.index]
+        data, column = table.data[index], table.columns[index]
+        if isinstance(entry, Category):
+            return entry.translate(column.levels)[np.asarray(data[rows])]
+        if isinstance(entry, Text):
+            part = data[rows]
+            return runtime.Counts(part.indptr, part.indices, part.data)
+        if isinstance(entry, Block):
+            return data[rows][:, entry.kept].toarray().astype(np.float64)
+        return np.asarray(data[rows], np.float64)
+
+
+def jsonable(value: Any) -> Any:
+    """`json.dumps`'s `default` for cells of a table: numpy's numbers as Python's, anything else as text."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+
+
+def _schema(table: Table) -> tuple[list[list[Any]], list[int]]:
+    """All inputs in the order given, [name, kind] (and the names of a sparse block), and where each table column is."""
+    by_name = {column.name: column for column in table.columns}
+    inside = {name for column in table.columns if column.kind == "sparse" for name in column.names}
+    given = [name for name in table.inputs if name in by_name or name not in inside]
+    names = list(dict.fromkeys([*given, *by_name]))
+    places = {name: i for i, name in enumerate(names)}
+    schema: list[list[Any]] = []
+    for name in names:
+        column = by_name.get(name)
+        block = [list(column.names)] if column is not None and column.kind == "sparse" else []
+        schema.append([name, UNUSED if column is None else column.kind, *block])
+    return schema, [places[column.name] for column in table.columns]
+
+
+def _output_names(entry: Any) -> list[str]:
+    name = entry.name
+    if isinstance(entry, runtime.Absent):
+        return [f"{name} is missing"]
+    if isinstance(entry, runtime.Date):
+        return [f"{name} {part}" for part in [*entry.parts, *(["is missing"] if entry.absent else [])]]
+    if isinstance(entry, OneHot):
+        names = [f"{name}={level}" for level in entry.levels] + ([f"{name} is rare"] if entry.rare else [])
+        return names + ([f"{name} is missing"] if entry.width > len(names) else [])
+    if isinstance(entry, Block):
+        return list(entry.names)
+    return [name] if entry.width == 1 else [f"{name} {i}" for i in range(entry.width)]
+
+
+# --- fitting one column -----------------------------------------------------------------------------------------------
+
+
+def _fit_column(table: Table, index: int, rows: NDArray[np.int64], view: View, fold: _Folds) -> list[dict[str, Any]]:
+    column, data = table.columns[index], table.data[index]
+    if column.kind == "categorical":
+        return _fit_categories(column, index, np.asarray(data[rows]), view, fold)
+    if column.kind == "text":
+        return _fit_text(index, data[rows], view)
+    if column.kind == "sparse":
+        return _fit_block(index, data[rows], view)
+    values = np.asarray(data[_strided(rows)], np.float64)
+    absent = bool(np.isnan(np.asarray(data[rows], np.float64)).any()) and view.numeric == "scaled"
+    if column.kind == "date":
+        return [_fit_date(column, index, values[~np.isnan(values)], view, absent)]
+    return _fit_number(column, index, values[~np.isnan(values)], view, absent)
+
+
+def _strided(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows[:: -(-len(rows) // SAMPLE_ROWS)] if len(rows) > SAMPLE_ROWS else rows
+
+
+def _center_scale(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Median and interquartile range; where that is 0 the standard deviation, where that is 0 too 1."""
+    if not len(values):
+        return 0.0, 1.0
+    low, center, high = (float(v) for v in np.quantile(values, [0.25, 0.5, 0.75]))
+    scale = high - low
+    if not (scale > 0.0 and np.isfinite(scale)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = float(np.std(values))
+    return center, scale if scale > 0.0 and np.isfinite(scale) else 1.0
+
+
+def _fit_number(
+    column: Column, index: int, values: NDArray[np.float64], view: View, absent: bool
+) -> list[dict[str, Any]]:
+    base: dict[str, Any] = {"column": index, **({"parse": dict(column.parse)} if column.parse else {})}
+    if view.numeric == "scaled":
+        center, scale = _center_scale(values)
+        flag = [{"as": "absent", **base}] if absent else []
+        return [{"as": "scaled", **base, "center": center, "scale": scale}, *flag]
+    if not _merges(values):
+        return [{"as": "number", **base}]
+    shift = float(np.median(values))
+    split = {"split": True} if _merges(values - shift) else {}
+    return [{"as": "shifted", **base, "shift": shift, **split}]
+
+
+def _merges(values: NDArray[np.float64]) -> bool:
+    """Whether float32 merges more than `MERGED` of the distinct values."""
+    known = values[~np.isnan(values)]
+    if (runtime.to_float32(known) == known).all():
+        return False
+    ordered = np.sort(known)
+    rounded = runtime.to_float32(ordered)  # rounding keeps the order: equal ones stand together
+    distinct = 1 + np.count_nonzero(ordered[1:] != ordered[:-1])
+    return bool(1 + np.count_nonzero(rounded[1:] != rounded[:-1]) < (1.0 - MERGED) * distinct)
+
+
+def _fit_date(column: Column, index: int, values: NDArray[np.float64], view: View, absent: bool) -> dict[str, Any]:
+    """The parts that vary among the training rows (days always)."""
+    parts = runtime.date_parts(values, runtime.DATE_PARTS)
+    vary = [i for i, name in enumerate(runtime.DATE_PARTS) if name == "days" or len(np.unique(parts[:, i])) > 1]
+    entry: dict[str, Any] = {"as": "date", "column": index, "parts": [runtime.DATE_PARTS[i] for i in vary]}
+    if column.parse:
+        entry["parse"] = dict(column.parse)
+    if view.numeric == "scaled":
+        centers = [_center_scale(parts[:, i]) for i in vary]
+        entry |= {"center": [c for c, _ in centers], "scale": [s for _, s in centers], "absent": absent}
+    else:
+        days = float(np.floor(np.median(parts[:, 0]))) if len(values) else 0.0
+        entry["center"] = [days] + [0.0] * (len(vary) - 1)
+    return entry
+
+
+def _fit_text(index: int, counts: Any, view: View) -> list[dict[str, Any]]:
+    """The most frequent buckets, by the number of training rows that have them; those in one row only are left out."""
+    rows = np.bincount(counts.indices, minlength=runtime.TEXT_BUCKETS)
+    order = np.argsort(-rows, kind="stable")[: view.text]
+    kept = sorted(int(bucket) for bucket in order if rows[bucket] >= 2)
+    return [{"as": "text", "column": index, "kept": kept}] if kept else []
+
+
+def _fit_block(index: int, block: Any, view: View) -> list[dict[str, Any]]:
+    """The columns of a sparse block that are not empty; "scaled" divides by the largest magnitude where these differ."""
+    largest = np.asarray(abs(block).max(axis=0).toarray(), np.float64).reshape(-1)
+    kept = np.flatnonzero(largest > 0)
+    if not len(kept):
+        return []
+    entry: dict[str, Any] = {"as": "sparse", "column": index}
+    if len(kept) < len(largest):
+        entry["kept"] = kept.tolist()
+    largest = largest[kept]
+    if view.numeric == "scaled" and largest.max() > 10.0 * largest.min():
+        entry["scale"] = (1.0 / largest).tolist()
+    return [entry]
+
+
+def _fit_categories(
+    column: Column, index: int, codes: NDArray[np.int32], view: View, fold: _Folds
+) -> list[dict[str, Any]]:
+    counts = np.bincount(codes[codes >= 0], minlength=len(column.levels))
+    seen = np.flatnonzero(counts)
+    missing = bool((codes < 0).any())
+    if not len(seen) and not missing:
+        return []
+    if view.categories == "ordinal":
+        return [{"as": "ordinal", "column": index, "levels": [column.levels[i] for i in seen]}]
+    few = len(seen) <= view.max_onehot
+    if view.categories == "hash" and not few:
+        odd = [level for level in column.levels if runtime.is_missing(level)]
+        entry: dict[str, Any] = {"as": "hashed", "column": index, "buckets": HASH_BUCKETS}
+        return [{**entry, **({"missing": True} if missing else {}), **({"levels": odd} if odd else {})}]
+    if view.categories == "target" or not few:
+        return [fold.target_entry(column, index, codes, seen, view)]
+    rare = [i for i in seen if counts[i] < RARE_COUNT]
+    rare = rare if len(rare) > 1 and len(rare) < len(seen) else []
+    entry = {"as": "onehot", "column": index}
+    entry["levels"] = [column.levels[i] for i in seen if i not in set(rare)]
+    if rare:
+        entry["rare"] = [column.levels[i] for i in rare]
+    return [{**entry, **({"missing": True} if missing else {})}]
+
+
+# --- target means -----------------------------------------------------------------------------------------------------
+
+
+class _Folds:
+    """The target of the training rows as `outputs` columns, and the fold of each row, both made when first needed."""
+
+    def __init__(self, table: Table, rows: NDArray[np.int64], seed: int) -> None:
+        self.table, self.rows, self.seed = table, rows, seed
+        self.means: dict[int, NDArray[np.float32]] = {}
+        self._folds: NDArray[np.int64] | None = None
+
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        if self._folds is None:
+            self._folds = np.random.default_rng(self.seed).permutation(len(self.rows)) % FOLDS
+        return self._folds
+
+    def targets(self) -> list[NDArray[np.float64]]:
+        """The target as columns: itself, or an indicator a class (of hashed classes if there are more than ten)."""
+        y, task = np.asarray(self.table.y[self.rows]), self.table.task
+        if task.kind != "multiclass":
+            return [y.astype(np.float64)]
+        count = len(task.classes)
+        if count > MOST_TARGET_CLASSES:
+            y, count = (y.astype(np.int64) * 2_654_435_761 % 2**32) * MOST_TARGET_CLASSES // 2**32, MOST_TARGET_CLASSES
+        return [(y == code).astype(np.float64) for code in range(count)]
+
+    def target_entry(
+        self, column: Column, index: int, codes: NDArray[np.int32], seen: NDArray[np.int64], view: View
+    ) -> dict[str, Any]:
+        """The table of smoothed means of every level, and out-of-fold ones for the training rows (`means`).
+
+        Smoothing is empirical Bayes, scikit-learn's TargetEncoder(smooth="auto") after Micci-Barreca (2001): the level's
+        mean and the overall one weighted by n var(y) and the variance within the level.
+        """
+        translate = np.full(len(column.levels) + 1, len(seen), np.int64)
+        translate[seen] = np.arange(len(seen))  # missing is a level of its own, the last
+        level = translate[codes]
+        weights = None if self.table.weights is None else np.asarray(self.table.weights[self.rows], np.float64)
+        found = [_smoothed(level, self.folds, y, weights, len(seen) + 1) for y in self.targets()]
+        full, other = np.stack([f[0] for f in found], 1), np.asarray([f[1] for f in found])
+        rows = np.stack([f[2] for f in found], 1)
+        if view.numeric == "scaled":
+            center, spread = rows.mean(axis=0), rows.std(axis=0)
+            spread[~(spread > 1e-12)] = 1.0
+            full, other, rows = ((part - center) / spread for part in (full, other, rows))
+        self.means[index] = runtime.to_float32(rows)
+        return {
+            "as": "target",
+            "column": index,
+            "levels": [column.levels[i] for i in seen],
+            "values": [_short(row) for row in full[:-1]],
+            "missing": _short(full[-1] if (level == len(seen)).any() else other),
+            "other": _short(other),
+        }
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    """Numbers rounded to float32, as the shortest decimals that read back as the same float32."""
+    return [float(str(value)) for value in runtime.to_float32(values)]
+
+
+def _smoothed(
+    level: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    y: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    levels: int,
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """(means (levels,), overall mean, out-of-fold mean of each row (n,)): smoothed means of y by level."""
+    shift = float(y.mean())
+    centred = y - shift
+    cell, size = level * FOLDS + folds, levels * FOLDS
+    w = np.ones(len(y)) if weights is None else weights
+    sums = [np.bincount(cell, v, size).reshape(levels, FOLDS) for v in (w, w * centred, w * centred * centred)]
+    whole, overall = _bayes(*(part.sum(axis=1, keepdims=True) for part in sums))
+    outside, _ = _bayes(*(part.sum(axis=1, keepdims=True) - part for part in sums))
+    return whole[:, 0] + shift, float(overall[0]) + shift, outside[level, folds] + shift
+
+
+def _bayes(
+    count: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smoothed means (levels, sets) and overall means (sets,) from sums of weights, w y and w y^2."""
+    everything = np.maximum(count.sum(axis=0), 1e-300)
+    mean = total.sum(axis=0) / everything
+    variance = np.maximum(squares.sum(axis=0) / everything - mean**2, 0.0)
+    safe = np.maximum(count, 1e-300)
+    own = total / safe
+    within = np.maximum(squares / safe - own**2, 0.0)
+    trust = variance * count
+    share = np.where(trust + within > 0.0, trust / np.maximum(trust + within, 1e-300), 1.0)
+    share = np.where(count > 1e-9, share, 0.0)
+    return share * own + (1.0 - share) * mean, mean

@@ -1,0 +1,396 @@
+"""Gradient boosted trees (LightGBM, boosting "gbdt"), with its native category splits and missing values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoder import View
+from ..errors import ArtifactError
+from ..family import Facts, Family, Params
+from ..graph import Graph
+from ..hardware import Hardware
+from ..space import Choice, Float, Int, Space, Value
+from ..trees import Trees, write
+from .tree import CLASSES, by_cost
+
+OBJECTIVES = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
+METRICS = {"binary": "binary_logloss", "multiclass": "multi_logloss", "regression": "l2"}
+CATEGORY_PARAMS = ("cat_smooth", "cat_l2", "max_cat_to_onehot", "min_data_per_group")
+SLICE, SMALLEST_SLICE = 0.1, 50
+"""Early stopping watches this share of the training rows, but at least this many, and none of fewer than 4 times as many."""
+
+
+class Boosted:
+    """A LightGBM booster. `params` are LightGBM's own; `stopping` says whether it stops early on an inner slice of its rows.
+
+    A regression's y is standardised before it is handed over: LightGBM keeps labels as float32, and its L1 penalty has the
+    unit of y. `iterations` is what prediction and export use.
+    """
+
+    def __init__(
+        self, params: Mapping[str, Any], iterations: int, task: str, stopping: bool, categorical: Sequence[int]
+    ) -> None:
+        self.params, self.task, self.stopping, self.categorical = dict(params), task, stopping, list(categorical)
+        self.iterations = iterations
+        self.shift, self.scale = 0.0, 1.0
+
+    def fit(self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64] | None = None) -> Boosted:
+        lightgbm: Any = import_module("lightgbm")  # by its name: this file has the same
+
+        X = _without_negative(X, self.categorical)
+        params = dict(self.params)
+        self.classes = 0 if self.task == "regression" else max(CLASSES[self.task], int(y.max()) + 1)
+        if self.task == "multiclass":
+            params["num_class"] = self.classes
+        if self.task == "regression":
+            self.shift = float(np.mean(y))
+            self.scale = float(np.std(y)) or 1.0
+            y = (y - self.shift) / self.scale
+        held = _inner_slice(y, self.task, params["seed"]) if self.stopping else None
+
+        def dataset(rows: Any, reference: Any = None) -> Any:
+            weights = None if sample_weight is None else sample_weight[rows]
+            inputs = X if rows is ... else X[rows]
+            return lightgbm.Dataset(
+                inputs, y[rows], reference, weights, params=params, categorical_feature=self.categorical
+            )
+
+        if held is None:
+            self.booster = lightgbm.train(params, dataset(...), self.iterations)
+        else:
+            data, watch = dataset(~held), lightgbm.early_stopping(patience(len(y), self.iterations), verbose=False)
+            self.booster = lightgbm.train(params, data, self.iterations, [dataset(held, data)], callbacks=[watch])
+        self.iterations = self.booster.best_iteration if held is not None else self.booster.current_iteration()
+        return self
+
+    def _raw(self, X: Any) -> NDArray[np.float64]:
+        return np.asarray(
+            self.booster.predict(X, num_iteration=self.iterations, num_threads=self.params["num_threads"])
+        )
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        return self._raw(X) * self.scale + self.shift
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        found = self._raw(X)
+        return found if found.ndim == 2 else np.column_stack([1.0 - found, found])
+
+
+def _without_negative(X: Any, categorical: Sequence[int]) -> Any:
+    """X with NaN for the category code -1; LightGBM reads both alike, but prints a warning for each column with the second.
+
+    (Its log level holds for one thread only, so "verbosity" does not silence it.)
+    """
+    if not categorical:
+        return X
+    if isinstance(X, np.ndarray):
+        negative = [column for column in categorical if (X[:, column] < 0).any()]
+        if negative:
+            X = X.copy()
+        for column in negative:
+            X[X[:, column] < 0, column] = np.nan
+        return X
+    X = X.copy()
+    X.data[np.isin(X.indices, categorical) & (X.data < 0)] = np.nan
+    return X
+
+
+def patience(rows: int, iterations: int) -> int:
+    """Rounds without improvement before boosting stops: AutoGluon's rule, in proportion where fewer than 1,000 are allowed."""
+    rounds = 300.0 if rows <= 10_000 else max(20.0, 300.0 * 10_000 / rows)
+    return max(10, round(rounds * min(1.0, iterations / 1000)))
+
+
+def _inner_slice(y: NDArray[Any], task: str, seed: int) -> NDArray[np.bool_] | None:
+    """Which rows early stopping watches: stratified, every class keeping a row to learn from; None where there are too few."""
+    count = max(SMALLEST_SLICE, round(SLICE * len(y)))
+    if len(y) < 4 * count:
+        return None
+    order = np.random.default_rng(seed).permutation(len(y))
+    held = np.zeros(len(y), np.bool_)
+    if task == "regression":
+        held[order[:count]] = True
+        return held
+    for code in np.unique(y):
+        rows = order[y[order] == code]
+        held[rows[: min(len(rows) - 1, round(len(rows) * count / len(y)))]] = True
+    return held if held.any() else None
+
+
+def parse(model: Boosted) -> tuple[Trees, NDArray[np.float64]]:
+    """The trees of the booster, read from its model text, latest first, and constants (one per class) to add to their sum.
+
+    Each tree's mean leaf (by rows) is moved into the constants, so that float32 sums stay small. Raises ArtifactError for
+    boosters that our graph doesn't carry (linear leaves, averaged trees, zero as missing with a default of its own).
+    """
+    text = model.booster.model_to_string(num_iteration=model.iterations)
+    head, body = text.split("\nTree=", 1)
+    fields = _fields(body.split("\nend of trees", 1)[0])
+    if "average_output" in head or "1" in fields["is_linear"]:
+        raise ArtifactError("only LightGBM's boosting 'gbdt' with constant leaves can be exported")
+    leaves = _numbers(fields["num_leaves"])
+    sizes = leaves - 1
+    flags, thresholds = _numbers(fields["decision_type"]), _floats(fields["threshold"])
+    counts, members = _categories(fields, sizes, flags, thresholds)
+    numeric, kind = (flags & 1) == 0, (flags >> 2) & 3
+    zero_left, default_left = thresholds >= 0, (flags & 2) > 0
+    if (numeric & (kind == 1) & (zero_left != default_left)).any():
+        raise ArtifactError("LightGBM's zero_as_missing cannot be exported")
+    missing_left = numeric & np.where(kind == 0, zero_left, default_left)  # kind "none" reads a missing value as zero
+    values, rows = _floats(fields["leaf_value"]), _floats(fields["leaf_count"])
+    tree = np.repeat(np.arange(len(sizes)), leaves)
+    means = np.bincount(tree, values * rows) / np.maximum(1.0, np.bincount(tree, rows))
+    width = model.classes if model.task == "multiclass" else 1
+    constants = np.zeros(width)
+    np.add.at(constants, np.arange(len(sizes)) % width, means)
+    trees = Trees(
+        sizes=sizes,
+        feature=_numbers(fields["split_feature"]),
+        threshold=thresholds,
+        missing_left=missing_left,
+        left=_numbers(fields["left_child"]),
+        right=_numbers(fields["right_child"]),
+        values=((values - means[tree]) * model.scale)[:, None],
+        targets=tree % width,
+        counts=counts if len(members) else None,
+        members=members,
+    )
+    return trees, constants * model.scale + model.shift
+
+
+def _fields(body: str) -> dict[str, list[str]]:
+    """The text after "key=" of every tree, by key."""
+    found: dict[str, list[str]] = {}
+    for line in body.split("\n"):
+        key, _, value = line.partition("=")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _floats(lines: list[str]) -> NDArray[np.float64]:
+    """The numbers of every tree, one tree after another."""
+    return np.array(" ".join(lines).split(), np.float64)
+
+
+def _numbers(lines: list[str]) -> NDArray[np.int64]:
+    return _floats(lines).astype(np.int64)
+
+
+def _categories(
+    fields: dict[str, list[str]], sizes: NDArray[np.int64], flags: NDArray[np.int64], thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(how many categories go left at each split, 0 for numeric ones; these categories, split after split).
+
+    A tree's bitsets are words of 32 bits in "cat_threshold", bounded by "cat_boundaries"; a split's threshold is the number
+    of its bitset within the tree.
+    """
+    counts = np.zeros(len(flags), np.int64)
+    sets = _numbers(fields["num_cat"])
+    if not sets.any():
+        return counts, np.empty(0, np.int64)
+    bounds, words = _numbers(fields["cat_boundaries"]), _numbers(fields["cat_threshold"]).astype("<u4")
+    holders = np.flatnonzero(sets)
+    inner = np.cumsum(sets[holders] + 1) - 1  # each tree has one bound more than bitsets
+    lengths = np.delete(np.diff(bounds), inner[:-1])
+    bitset = np.repeat(np.arange(len(lengths)), lengths)
+    word = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    at, bit = np.nonzero(np.unpackbits(words.view(np.uint8), bitorder="little").reshape(-1, 32))
+    category, owner = 32 * word[at] + bit, bitset[at]
+    split = np.flatnonzero(flags & 1)
+    first = np.zeros(len(sizes), np.int64)
+    first[holders] = np.cumsum(sets[holders]) - sets[holders]
+    used = first[np.repeat(np.arange(len(sizes)), sizes)[split]] + thresholds[split].astype(np.int64)
+    size = np.bincount(owner, minlength=len(lengths))
+    start = np.cumsum(size) - size
+    counts[split] = size[used]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(size[used]) - size[used], size[used])
+    return counts, category[np.repeat(start[used], size[used]) + within]
+
+
+class LightGBM(Family):
+    """Gradient boosted trees (LightGBM: Ke et al. 2017), with native categories and missing values.
+
+    The ranges are those of TabArena (arXiv 2506.16791), with LightGBM's own defaults and small, fast ends inside them.
+    """
+
+    name: ClassVar[str] = "lightgbm"
+    parallel: ClassVar[bool] = True
+    order: ClassVar[int] = 60
+    seconds_per_unit: ClassVar[float] = 1e-9
+    defaults: ClassVar[dict[str, Value]] = {
+        "n_estimators": 100,
+        "learning_rate": 0.1,
+        "num_leaves": 31,
+        "min_data_in_leaf": 20,
+        "min_sum_hessian_in_leaf": 1e-3,
+        "feature_fraction": 1.0,
+        "bagging_fraction": 1.0,
+        "extra_trees": False,
+        "lambda_l1": 0.0,
+        "lambda_l2": 0.0,
+        "max_bin": 255,
+        "early_stopping": False,
+        "cat_smooth": 10.0,
+        "cat_l2": 10.0,
+        "max_cat_to_onehot": 4,
+        "min_data_per_group": 100,
+    }
+
+    def views(self, facts: Facts) -> Sequence[View]:
+        return (View(), View(categories="target")) if facts.categorical else (View(),)
+
+    def space(self, facts: Facts) -> Space:
+        space: Space = {
+            "n_estimators": Int(5, 2000, log=True),
+            "learning_rate": Float(5e-3, 0.5, log=True),
+            "num_leaves": Int(2, 200, log=True),
+            "min_data_in_leaf": Int(1, 64, log=True),
+            "min_sum_hessian_in_leaf": Choice((1e-3, 1e-7)),
+            "feature_fraction": Float(0.4, 1.0),
+            "bagging_fraction": Float(0.7, 1.0),
+            "extra_trees": Choice((False, True)),
+            "lambda_l1": Float(0.0, 1.0),
+            "lambda_l2": Float(0.0, 2.0),
+            "max_bin": Choice((15, 63, 255)),
+            "early_stopping": Choice((False, True)),
+        }
+        if facts.categorical:
+            space["cat_smooth"] = Float(1e-3, 100.0, log=True)
+            space["cat_l2"] = Float(5e-3, 10.0, log=True)
+            space["max_cat_to_onehot"] = Int(4, 100, log=True)
+            space["min_data_per_group"] = Int(2, 100, log=True)
+        return space
+
+    def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
+        """Own corners, LightGBM's defaults, pytabkit's TD short and full, and two of AutoGluon's CPU portfolio.
+
+        The last three were tuned for thousands of rounds with early stopping. Here they get as many as fit in a tenth of the
+        budget (at most 1,000, fewer where each round is a tree for many classes), and a rate of at least 15 or 20 over that.
+        """
+        td = TD_REGRESSION if facts.task == "regression" else TD
+        short, full = self._rounds(facts, 40, 150), self._rounds(facts, 150, 1000)
+        late: dict[str, Value] = {"n_estimators": full, "early_stopping": True}
+        points: list[dict[str, Value]] = [
+            {"n_estimators": 10, "learning_rate": 0.5, "num_leaves": 8},
+            {"n_estimators": 25, "learning_rate": 0.3},
+            {"n_estimators": 100, "learning_rate": 0.3, "num_leaves": 2},
+            {},
+            {**td, "n_estimators": short, "learning_rate": min(0.3, 15 / short)},
+            {**td, **late, "learning_rate": max(float(td["learning_rate"]), 20 / full)},
+            {**R177, **late, "learning_rate": max(float(R177["learning_rate"]), 15 / full)},
+            {**R163, **late, "learning_rate": max(float(R163["learning_rate"]), 15 / full)},
+        ]
+        names = self.space(facts)
+        return by_cost(
+            self, [{k: v for k, v in {**self.defaults, **point}.items() if k in names} for point in points], facts
+        )
+
+    def reference(self, facts: Facts) -> dict[str, Value]:
+        """LightGBM's own defaults: 100 trees of 31 leaves at a rate of 0.1."""
+        names = self.space(facts)
+        return {k: v for k, v in self.defaults.items() if k in names}
+
+    def _rounds(self, facts: Facts, fewest: int, most: int) -> int:
+        """The rounds of 50 leaves that a tenth of the budget affords, between the two."""
+        one, more = (
+            sum(self.cost({"n_estimators": count, "num_leaves": 50}, facts.rows, facts.columns, facts.classes).values())
+            for count in (1, 101)
+        )
+        affordable = facts.budget_seconds / 10 / (self.seconds_per_unit * (more - one) / 100)
+        return int(max(fewest, min(most, most * 4 / max(4, facts.classes), affordable)))
+
+    def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
+        p = {**self.defaults, **params}
+        trees = float(p["n_estimators"]) * (classes if classes > 2 else 1)
+        leaves = max(1.0, min(float(p["num_leaves"]), rows / (1.5 * float(p["min_data_in_leaf"]))))
+        used = rows * float(p["bagging_fraction"]) * max(1.0, columns * float(p["feature_fraction"]))
+        scanned = 0.4 if p["extra_trees"] else float(p["feature_fraction"])  # extra trees try one threshold a column
+        bins = min(float(p["max_bin"]), rows / 3) / 255
+        return {
+            "n d": 90.0 * rows * columns + 1e7,
+            "T": 5e4 * trees,
+            "T L d": 2.2e3 * trees * leaves * columns * bins * scanned,
+            "T n": 20.0 * trees * rows,
+            "T n d log L": 1.3 * trees * used * math.log2(1 + leaves),
+        }
+
+    def build(
+        self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
+    ) -> Boosted:
+        p = {**self.defaults, **params}
+        iterations, stopping = int(p.pop("n_estimators")), bool(p.pop("early_stopping"))
+        options: dict[str, Any] = {
+            **{name: value for name, value in p.items() if categorical or name not in CATEGORY_PARAMS},
+            "objective": OBJECTIVES[task],
+            "metric": METRICS[task],
+            "bagging_freq": 1 if float(p["bagging_fraction"]) < 1 else 0,
+            "num_threads": hardware.threads,
+            "seed": seed,
+            "deterministic": True,
+            "force_col_wise": True,  # LightGBM would time both ways on every fit; needed for "deterministic" as well
+            "verbosity": -1,
+        }
+        return Boosted(options, iterations, task, stopping, categorical)
+
+    def refit_params(self, params: Params, model: Boosted, rows_ratio: float) -> dict[str, Value]:
+        if not params.get("early_stopping", self.defaults["early_stopping"]):
+            return dict(params)
+        return {**params, "n_estimators": max(1, round(model.iterations * rows_ratio**0.3)), "early_stopping": False}
+
+    def to_onnx(self, model: Boosted, graph: Graph, x: str) -> str:
+        trees, constants = parse(model)
+        out = write(graph, x, trees, len(constants), constants)
+        if model.task == "binary":
+            return graph.node("Sigmoid", out)
+        return out if model.task == "regression" else graph.node("Softmax", out, axis=1)
+
+
+TD: dict[str, Value] = {
+    "learning_rate": 0.04,
+    "num_leaves": 50,
+    "min_data_in_leaf": 40,
+    "bagging_fraction": 0.75,
+    "min_sum_hessian_in_leaf": 1e-7,
+}
+"""pytabkit's meta-tuned defaults for classification; below those for regression (arXiv 2407.04491)."""
+TD_REGRESSION: dict[str, Value] = {
+    **TD,
+    "learning_rate": 0.05,
+    "num_leaves": 100,
+    "min_data_in_leaf": 3,
+    "bagging_fraction": 0.7,
+}
+R177: dict[str, Value] = {
+    "bagging_fraction": 0.8769,
+    "cat_l2": 0.3418,
+    "cat_smooth": 15.43,
+    "extra_trees": True,
+    "feature_fraction": 0.4622,
+    "lambda_l1": 0.2375,
+    "lambda_l2": 0.3552,
+    "learning_rate": 0.01786,
+    "max_cat_to_onehot": 16,
+    "min_data_in_leaf": 3,
+    "min_data_per_group": 9,
+    "num_leaves": 39,
+}
+"""AutoGluon `zeroshot_portfolio_cpu_2025_12_18`, r177 and r163."""
+R163: dict[str, Value] = {
+    "bagging_fraction": 0.9784,
+    "cat_l2": 0.1553,
+    "cat_smooth": 0.009312,
+    "feature_fraction": 0.528,
+    "lambda_l1": 0.02693,
+    "lambda_l2": 0.8375,
+    "learning_rate": 0.01139,
+    "max_cat_to_onehot": 42,
+    "min_data_in_leaf": 3,
+    "min_data_per_group": 75,
+    "num_leaves": 84,
+}

@@ -1,0 +1,130 @@
+"""What a model family is: its tasks, its search space, its cost as a function of the data's size, how it is fitted and exported.
+
+A new family is one file in `families/` and one word in `families/__init__.py`. A user's own family is a subclass of
+`Family`, passed to `automl.fit(..., families=["linear", MyFamily()])` in the same list as ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .encoder import View
+from .hardware import Hardware
+from .space import Space, Value
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+Params = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a family may know of the data before it is fitted.
+
+    `task` is "binary", "multiclass" or "regression"; `rows` are the training rows at the full rung; `columns` the input
+    columns of the table; `classes` the number of classes (0 for regression); `categorical` how many columns are
+    categorical; `sparse` whether the inputs are a sparse matrix; `budget_seconds` the wall budget (inf when counted in trials).
+    """
+
+    task: str
+    rows: int
+    columns: int
+    classes: int = 0
+    categorical: int = 0
+    sparse: bool = False
+    budget_seconds: float = float("inf")
+
+
+class Estimator(Protocol):
+    """What `Family.build` returns: scikit-learn's fit and predict on float32 matrices (dense, or CSR where the family says so).
+
+    `fit(X, y, sample_weight=None)`: X (n, d) float32, y (n,) int codes 0..K-1 for a classifier, float64 for a regressor.
+    A classifier has `predict_proba(X) -> (n, K)`, a regressor `predict(X) -> (n,)`.
+    """
+
+    def fit(self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64] | None = None) -> Any: ...
+
+
+class Family(ABC):
+    """A model family. Subclasses set the class attributes and write `space`, `cost`, `build` and `to_onnx`."""
+
+    name: ClassVar[str]
+    """Its one word in lists and on the command line."""
+    tasks: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "regression"})
+    needs: ClassVar[str | None] = None
+    """The module that must be importable ("torch"), if the family needs an extra; the extra has the same name."""
+    sparse: ClassVar[bool] = True
+    """Whether `fit` takes CSR matrices; otherwise a sparse table is reduced (SVD) or made dense before it."""
+    merges_duplicates: ClassVar[bool] = False
+    """Whether a fit on merged duplicate rows with summed weights is the same fit."""
+    reduces: ClassVar[bool] = False
+    """Whether a truncated SVD in front of it is part of the search (linear, neighbours, network)."""
+    parallel: ClassVar[bool] = False
+    """Whether training uses more than one thread."""
+    reads: ClassVar[bool] = True
+    """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
+    order: ClassVar[int] = 100
+    """Simplest first: the search tries families in this order."""
+
+    def available(self) -> bool:
+        """Whether the optional package that it needs is installed (found, not imported)."""
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+    def views(self, facts: Facts) -> Sequence[View]:
+        """The encodings worth trying, the default first."""
+        return (View(),)
+
+    @abstractmethod
+    def space(self, facts: Facts) -> Space:
+        """The ranges of its own hyperparameters, regularization among them."""
+
+    def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
+        """A few known good points, cheapest first: complete assignments of `space` names (names left out take their default)."""
+        return ({},)
+
+    def reference(self, facts: Facts) -> dict[str, Value] | None:
+        """The point that a user would take without a search, if the family is a usual first choice; None otherwise.
+
+        It stays on the front unless a model is sure to be better: tuning on few rows often loses to it on new ones
+        (Schneider, Bischl and Feurer 2025, overtuning).
+        """
+        return None
+
+    @abstractmethod
+    def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
+        """Terms of the training cost in multiply-adds or visited cells (its Big-O with the hyperparameters filled in).
+
+        The sum is the prior of the time law; each term's coefficient is fitted by `search.cost`. Example: `{"1": T, "n d": T*n*d}`.
+        """
+
+    seconds_per_unit: ClassVar[float] = 1e-8
+    """Prior CPU seconds per unit of the summed `cost` terms, replaced by what the run measures."""
+
+    @abstractmethod
+    def build(
+        self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
+    ) -> Estimator:
+        """An unfitted estimator. `categorical` are the positions of integer category codes in X (view "ordinal")."""
+
+    def refit_params(self, params: Params, model: Any, rows_ratio: float) -> dict[str, Value]:
+        """The parameters for a fit on `rows_ratio` times the rows, without an inner slice for early stopping.
+
+        Families that stop early return the number of iterations found, times rows_ratio**0.3 (a rule of thumb: more rows carry some more iterations).
+        """
+        return dict(params)
+
+    @abstractmethod
+    def to_onnx(self, model: Any, graph: Graph, x: str) -> str:
+        """Writes the fitted estimator into `graph`, reading the float32 matrix `x` (n, d).
+
+        Returns the output's name: (n, 1) values for regression, (n, 1) P(second class) for binary, (n, K) probabilities
+        for multiclass; float32.
+        """

@@ -1,0 +1,223 @@
+"""Encoder, feature selection, reduction and model, fitted together on rows of a table and exported as one artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import select
+from .encoder import Encoder, View
+from .errors import ArtifactError, DataError
+from .hardware import Hardware
+from .runtime import RowEncoder
+from .space import Value
+from .table import merge_duplicates
+
+if TYPE_CHECKING:
+    from .family import Family
+    from .reduce import Reduction
+    from .table import Table
+
+RANKING_ROWS = 5000
+"""Feature rankings are made on at most this many training rows."""
+PROOF_ROWS = 1000
+DENSE_CELLS = 50_000_000
+"""A sparse encoding is made dense, for families that need it, up to this many cells."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the exported graph is from the fitted model, on `rows` rows with missing and unseen values."""
+
+    rows: int
+    largest_difference: float
+    ties: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {"rows": self.rows, "largest_difference": self.largest_difference, "ties": self.ties}
+
+
+class Pipeline:
+    """A plan made real. `fit` learns every step on the training rows alone.
+
+    Parameters are those of a plan: the family and its hyperparameters, the encoder's view, the selection method and the
+    fraction of input columns kept, the rank of the reduction (0: none), and the hardware.
+    """
+
+    encoder: Encoder
+    reduction: Reduction | None
+    model: Any
+
+    def __init__(
+        self,
+        family: Family,
+        params: Mapping[str, Value],
+        *,
+        view: View,
+        selection: str = "none",
+        fraction: float = 1.0,
+        rank: int = 0,
+        hardware: Hardware | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.family = family
+        self.params = dict(params)
+        self.view = view
+        self.selection = selection
+        self.fraction = fraction
+        self.rank = rank
+        self.hardware = hardware or Hardware()
+        self.seed = seed
+
+    def fit(self, table: Table, rows: NDArray[np.int64], *, merge: bool = False) -> Pipeline:
+        """Fits on `rows` of the table, with the table's weights.
+
+        With `merge`, identical rows become one with their summed weight, for families whose fit is unchanged by it.
+        """
+        task = table.task.kind
+        check_classes(table, rows)
+        weights = None if table.weights is None else np.asarray(table.weights[rows])
+        if merge and self.family.merges_duplicates:
+            rows, weights = merge_duplicates(table, rows)
+        keep = self._select(table, rows, task)
+        self.encoder, X = Encoder.fit(table, rows, self.view, columns=keep, seed=self.seed)
+        self.reduction = None
+        if self.rank and self.rank < X.shape[1]:
+            from .reduce import Reduction
+
+            self.reduction = Reduction().fit(X, self.rank, self.seed)
+        X = self._prepare(X)
+        categorical = [] if self.reduction is not None else self.encoder.categorical
+        self.model = self.family.build(self.params, task, self.hardware, self.seed, categorical)
+        self.model.fit(X, np.asarray(table.y[rows]), sample_weight=weights)
+        self.task = table.task
+        return self
+
+    def _select(self, table: Table, rows: NDArray[np.int64], task: str) -> list[int] | None:
+        """The input columns kept, best first by the ranking; None keeps all."""
+        if not self.family.reads:
+            return [0]
+        if self.selection == "none" or self.fraction >= 1.0 or len(table.columns) < 2:
+            return None
+        some = rows[:RANKING_ROWS] if len(rows) > RANKING_ROWS else rows
+        ranking, X = Encoder.fit(table, some, View(), seed=self.seed)
+        order = select.rank(X, np.asarray(table.y[some]), task, self.selection, ranking.sources, self.seed)
+        return sorted(select.keep(order, self.fraction))
+
+    def _prepare(self, X: Any) -> Any:
+        """The matrix as the model takes it: reduced, and dense where the family has no sparse fit."""
+        if self.reduction is not None:
+            return self.reduction.transform(X)
+        if not self.family.sparse and not isinstance(X, np.ndarray):
+            if X.shape[0] * X.shape[1] > DENSE_CELLS:
+                raise MemoryError(
+                    f"{X.shape[0]:,} x {X.shape[1]:,} sparse cells are too many to make dense for {self.family.name}: add a reduction"
+                )
+            return X.toarray()
+        return X
+
+    def _native(self, X: Any) -> NDArray[Any]:
+        """Predictions of the fitted model itself: (n, K) probabilities or (n,) values."""
+        if self.task.kind == "regression":
+            return np.asarray(self.model.predict(X)).reshape(-1)
+        return np.asarray(self.model.predict_proba(X))
+
+    def predict(self, table: Table, rows: NDArray[np.int64], block: int = 50_000) -> NDArray[np.float64]:
+        """(n, K) class probabilities or (n,) values for rows of the table, block by block so that memory stays bounded."""
+        parts = [
+            self._native(self._prepare(self.encoder.transform(table, rows[i : i + block])))
+            for i in range(0, len(rows), block)
+        ]
+        if not parts:
+            shape = (0,) if self.task.kind == "regression" else (0, len(self.task.classes))
+            return np.empty(shape)
+        return np.concatenate(parts).astype(np.float64)
+
+    def refit_params(self, rows_ratio: float) -> dict[str, Value]:
+        return self.family.refit_params(self.params, self.model, rows_ratio)
+
+    @property
+    def columns(self) -> int:
+        """How many input columns it needs."""
+        return len(set(self.encoder.sources))
+
+    def export(self, folder: Path, table: Table, rows: NDArray[np.int64]) -> tuple[int, Proof]:
+        """Writes the artifact, proves it on `rows`, and returns its size in bytes and the proof.
+
+        Raises ArtifactError if the graph differs from the model by more than 1e-5 relative to max(1, |value|), for regression to the target's spread.
+        """
+        from .artifact import save
+        from .graph import Graph
+
+        graph = Graph(self.encoder.width)
+        x = graph.x if self.reduction is None else self.reduction.to_onnx(graph, graph.x)
+        model = graph.model(self.family.to_onnx(self.model, graph, x)).SerializeToString()
+        proof = self._prove(model, table, rows)
+        size = save(folder, tables=self.encoder.tables, model=model, task=self.task.kind, classes=self.task.classes)
+        return size, proof
+
+    def _prove(self, model: bytes, table: Table, rows: NDArray[np.int64]) -> Proof:
+        from .graph import session
+
+        X = self._proof_matrix(table, rows)
+        run, step = session(model), max(1, 20_000_000 // max(1, X.shape[1]))
+        worst, ties, scale = 0.0, 0, float(np.std(table.y)) if self.task.kind == "regression" else 1.0
+        for i in range(0, len(X), step):
+            part = X[i : i + step]
+            native = self._native(self._prepare_dense(part))
+            found = np.asarray(run.run(None, {"x": part})[0])
+            if self.task.kind == "binary":
+                found = np.column_stack([1.0 - found[:, 0].astype(np.float64), found[:, 0]])
+            elif self.task.kind == "regression":
+                found = found[:, 0]
+            difference = np.abs(found - native) / np.maximum(scale, np.abs(native))
+            difference = difference if difference.ndim == 1 else difference.max(axis=1)
+            if hasattr(self.model, "tied"):
+                tied = self.model.tied(self._prepare_dense(part))
+                ties += int(tied.sum())
+                difference = difference[~tied]
+            if len(difference):
+                worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max()))
+        if not worst <= 1e-5:
+            raise ArtifactError(
+                f"the exported graph of {self.family.name} differs from the model by {worst:.2g}, allowed is 1e-05 (relative to max(1, |value|)): refused"
+            )
+        return Proof(len(X), worst, ties)
+
+    def _prepare_dense(self, X: NDArray[np.float32]) -> Any:
+        return X if self.reduction is None else self.reduction.transform(X)
+
+    def _proof_matrix(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """At least 1,000 encoded rows; in one cell of eight the column is missing, in another it is unseen."""
+        rng = np.random.default_rng(self.seed)
+        some = rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS)
+        X = self.encoder.transform(table, np.sort(some))
+        dense = np.array(X if isinstance(X, np.ndarray) else X.toarray(), np.float32, order="C")
+        missing, unseen = self._corrupt_rows(table)
+        sources = np.asarray(self.encoder.sources, np.int64)
+        draw = rng.random((len(dense), len(table.columns)))[:, sources]
+        dense = np.where(draw < 0.125, missing, np.where(draw > 0.875, unseen, dense))
+        return np.ascontiguousarray(dense, np.float32)
+
+    def _corrupt_rows(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
+        encoder = RowEncoder(self.encoder.tables)
+        odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
+        rows = [{c.name: None for c in table.columns}, {c.name: odd.get(c.kind) for c in table.columns}]
+        missing, unseen = (np.array(encoder.transform_row(row), np.float32).reshape(1, -1) for row in rows)
+        return missing, unseen
+
+
+def check_classes(table: Table, rows: NDArray[np.int64]) -> None:
+    """Raises DataError if a class has no row among `rows`: a model of them could not know it."""
+    if table.task.kind == "regression":
+        return
+    counts = np.bincount(np.asarray(table.y[rows], np.int64), minlength=len(table.task.classes))
+    if (counts == 0).any():
+        label = table.task.classes[int(np.argmin(counts))]
+        raise DataError(f"class {label!r} has no row to train on in this split: give it more rows, or split otherwise")

@@ -1,0 +1,171 @@
+"""Tree ensembles as flat arrays, and their ONNX form.
+
+Two operators carry them. `TreeEnsemble` (ai.onnx.ml 5) where a leaf adds to one target: boosted trees, and the forests of
+two classes or one value; it is the smaller (about 25 bytes a node) and has set membership for category splits. The older
+`TreeEnsembleRegressor` (ai.onnx.ml 3) where a leaf carries a value for each of several classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph, below, tensor
+
+LEQ, EQ, MEMBER = 0, 4, 6
+"""Node modes of `TreeEnsemble`."""
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Binary trees, node arrays of one tree after another; tree t has `sizes[t]` splits and `sizes[t] + 1` leaves.
+
+    `left`, `right`: the child's number within its tree, a split where 0 or more, else leaf -1 - number; the root is split 0.
+    A row goes left where `x[feature] <= threshold` (float64), where x is missing and `missing_left`, or, where `counts` is
+    not 0, where x is one of the split's `counts` category codes (`members`, one split's after another; anything else,
+    missing and unknown codes included, goes right).
+    `values` (leaves, k) is what a leaf adds: with `targets` (leaves,) its one value (k = 1) to that target, otherwise value
+    j to target j.
+    """
+
+    sizes: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+    missing_left: NDArray[np.bool_]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    values: NDArray[np.float64]
+    targets: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | None = None
+    members: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def leaf_offsets(self) -> NDArray[np.int64]:
+        """The number of each tree's first leaf."""
+        return np.cumsum(self.sizes + 1) - (self.sizes + 1)
+
+
+def write(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
+    """Writes `constants` (width,) plus the sum of the trees; returns the name of the (n, width) output.
+
+    The sums are float32 in the order of the trees, last to first, constants at the end: a boosted model's small late
+    corrections meet before its large early ones, and a large mean is added once.
+    """
+    if not (trees.sizes > 0).any():
+        return constant_rows(graph, x, _fold(trees, constants))
+    if trees.values.shape[1] == 1:
+        return _write_single(graph, x, trees, width, _fold(trees, constants))
+    return _write_many(graph, x, trees, width, _fold(trees, constants))
+
+
+def constant_rows(graph: Graph, x: str, values: NDArray[np.float64]) -> str:
+    """(n, k) rows that are all `values` (k,), whatever the input (NaN or no column at all included)."""
+    rows = graph.node("Shape", x, start=0, end=1)
+    shape = graph.node("Concat", rows, graph.constant([1]), axis=0)
+    return graph.node("Expand", graph.constant(values.reshape(1, -1)), shape)
+
+
+def _fold(trees: Trees, constants: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The constants, with the trees that are one leaf."""
+    total = np.array(constants, np.float64)
+    alone = trees.leaf_offsets[trees.sizes == 0]
+    if trees.targets is None:
+        return np.asarray(total + trees.values[alone].sum(axis=0))
+    np.add.at(total, trees.targets[alone], trees.values[alone, 0])
+    return total
+
+
+def _write_single(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
+    nodes = int(trees.sizes.sum())
+    first_node = np.repeat(np.cumsum(trees.sizes) - trees.sizes, trees.sizes)
+    first_leaf = np.repeat(trees.leaf_offsets, trees.sizes)
+    extra = np.flatnonzero(constants)  # one tree of depth one for each: both leaves hold the constant
+    leaves = len(trees.values) + 2 * np.arange(len(extra))
+    modes, splits, members = _modes(trees)
+    missing = np.concatenate([trees.missing_left, np.zeros(len(extra), np.bool_)])
+    roots = (np.cumsum(trees.sizes) - trees.sizes)[trees.sizes > 0][::-1]
+    targets = np.zeros(len(trees.values), np.int64) if trees.targets is None else trees.targets
+    more = np.zeros(len(extra), np.int64)
+    return graph.node(
+        "TreeEnsemble",
+        x,
+        domain="ai.onnx.ml",
+        n_targets=width,
+        aggregate_function=1,
+        post_transform=0,
+        tree_roots=np.concatenate([roots, nodes + np.arange(len(extra))]),
+        nodes_featureids=np.concatenate([trees.feature, more]),
+        nodes_splits=tensor(np.concatenate([splits, more])),
+        nodes_modes=tensor(np.concatenate([modes, more]).astype(np.uint8)),
+        nodes_truenodeids=np.concatenate([_child(trees.left, first_node, first_leaf), leaves]),
+        nodes_falsenodeids=np.concatenate([_child(trees.right, first_node, first_leaf), leaves + 1]),
+        nodes_trueleafs=np.concatenate([trees.left < 0, more + 1]).astype(np.int64),
+        nodes_falseleafs=np.concatenate([trees.right < 0, more + 1]).astype(np.int64),
+        nodes_missing_value_tracks_true=missing.astype(np.int64) if missing.any() else None,
+        membership_values=tensor(members) if len(members) else None,
+        leaf_targetids=np.concatenate([targets, np.repeat(extra, 2)]),
+        leaf_weights=tensor(np.concatenate([trees.values[:, 0], np.repeat(constants[extra], 2)])),
+    )
+
+
+def _child(child: NDArray[np.int64], first_node: NDArray[np.int64], first_leaf: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(child >= 0, child + first_node, -1 - child + first_leaf)
+
+
+def _modes(trees: Trees) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """(mode, split value, membership values) of every split; a set of one category is an equality."""
+    splits = below(trees.threshold)
+    if trees.counts is None:
+        return np.zeros(len(splits), np.int64), splits, np.empty(0, np.float32)
+    modes = np.where(trees.counts == 0, LEQ, np.where(trees.counts == 1, EQ, MEMBER))
+    first = np.cumsum(trees.counts) - trees.counts
+    splits[modes == EQ] = trees.members[first[modes == EQ]]
+    kept = np.repeat(modes == MEMBER, trees.counts)
+    ends = np.cumsum(trees.counts[modes == MEMBER])
+    members = np.insert(trees.members[kept].astype(np.float32), ends, np.float32(np.nan))  # each set ends with a NaN
+    return modes, splits, members
+
+
+def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
+    """Leaves of several targets: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits before its leaves."""
+    if trees.counts is not None:
+        raise NotImplementedError("category sets together with leaves of several targets")
+    tree = np.arange(len(trees.sizes))
+    size = np.repeat(trees.sizes, trees.sizes)
+    node_tree, leaf_tree = np.repeat(tree, trees.sizes), np.repeat(tree, trees.sizes + 1)
+    node_id = np.arange(len(node_tree)) - np.repeat(np.cumsum(trees.sizes) - trees.sizes, trees.sizes)
+    leaf_id = np.arange(len(leaf_tree)) - np.repeat(trees.leaf_offsets - trees.sizes, trees.sizes + 1)
+    kept = trees.sizes[leaf_tree] > 0
+    order = np.argsort(np.concatenate([node_tree, leaf_tree[kept]]), kind="stable")
+    none = np.zeros(int(kept.sum()), np.int64)
+
+    def arranged(nodes: NDArray[Any], leaves: NDArray[Any] = none) -> NDArray[Any]:
+        return np.concatenate([nodes, leaves])[order]
+
+    filled = trees.values != 0
+    filled[~filled.any(axis=1), 0] = True  # onnxruntime wants a target of every leaf
+    leaf, target = np.nonzero(filled & kept[:, None])
+    missing = arranged(trees.missing_left)
+    total = graph.node(
+        "TreeEnsembleRegressor",
+        x,
+        domain="ai.onnx.ml",
+        n_targets=width,
+        nodes_treeids=arranged(node_tree, leaf_tree[kept]),
+        nodes_nodeids=arranged(node_id, leaf_id[kept]),
+        nodes_modes=np.where(order < len(node_tree), b"BRANCH_LEQ", b"LEAF"),
+        nodes_featureids=arranged(trees.feature),
+        nodes_values=arranged(below(trees.threshold)),
+        nodes_truenodeids=arranged(np.where(trees.left >= 0, trees.left, size - 1 - trees.left)),
+        nodes_falsenodeids=arranged(np.where(trees.right >= 0, trees.right, size - 1 - trees.right)),
+        nodes_missing_value_tracks_true=missing if missing.any() else None,
+        target_treeids=leaf_tree[leaf],
+        target_nodeids=leaf_id[leaf],
+        target_ids=target,
+        target_weights=trees.values[leaf, target],
+    )
+    # not its base_values: onnxruntime leaves them out of a target that no leaf of the row has added to
+    return graph.node("Add", total, graph.constant(constants)) if constants.any() else total

@@ -1,0 +1,170 @@
+"""The tree families: export of what LightGBM and scikit-learn do with categories, missing values and rare cases."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from automl.estimators.errors import ArtifactError
+from automl.estimators.families.extra_trees import ExtraTrees
+from automl.estimators.families.forest import Forest
+from automl.estimators.families.lightgbm import LightGBM, patience
+from automl.estimators.families.tree import Tree
+from automl.estimators.family import Facts, Family
+from automl.estimators.graph import Graph, session
+from automl.estimators.hardware import Hardware
+
+
+def fit(family: Family, task: str, X: Any, y: Any, categorical: Any = (), threads: int = 1, **params: Any) -> Any:
+    return family.build(params, task, Hardware(threads), 0, categorical).fit(X, y)
+
+
+def difference(family: Family, model: Any, X: NDArray[np.float32], task: str, scale: float = 1.0) -> float:
+    """The largest |graph - model|, relative to max(scale, |model|)."""
+    graph = Graph(X.shape[1])
+    found = session(graph.model(family.to_onnx(model, graph, graph.x)).SerializeToString()).run(None, {"x": X})[0]
+    if task == "regression":
+        expected = model.predict(X)[:, None]
+    else:
+        expected = model.predict_proba(X)[:, 1:] if task == "binary" else model.predict_proba(X)
+    return float((np.abs(found - expected) / np.maximum(scale, np.abs(expected))).max())
+
+
+def table(rows: int, levels: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.normal(size=(rows, 3)), rng.integers(-1, levels, rows)]).astype(np.float32)
+    X[rng.random(rows) < 0.1, 0] = np.nan
+    effect = np.random.default_rng(9).normal(size=levels + 1)
+    return X, np.nan_to_num(X[:, 0]) + X[:, 1] * X[:, 2] + effect[X[:, 3].astype(int)]
+
+
+@pytest.mark.parametrize("levels", [2, 30, 31, 32, 64, 700])
+def test_category_sets_of_every_width(levels: int) -> None:
+    X, y = table(3000, levels)
+    model = fit(LightGBM(), "regression", X, y, [3], min_data_per_group=5, cat_smooth=1.0, n_estimators=40)
+    X[:700, 3] = np.arange(-2, 698)
+    X[700:704, 3] = [np.nan, 5000, 2**24, -1e6]
+    assert difference(LightGBM(), model, X, "regression", float(np.std(y))) <= 1e-6
+
+
+def test_missing_values_of_columns_that_had_none() -> None:
+    X, y = table(1000, 5)
+    model = fit(LightGBM(), "regression", np.nan_to_num(X), y, n_estimators=20)
+    X[:400, 1:3] = np.nan
+    X[400:500] = 0.0
+    assert difference(LightGBM(), model, X, "regression", float(np.std(y))) <= 1e-6
+
+
+@pytest.mark.parametrize("family", [Tree(), Forest(), ExtraTrees()], ids=str)
+def test_missing_values_in_scikit_learns_trees(family: Family) -> None:
+    X, y = table(1000, 5)
+    code = np.digitize(y, [-1.0, 0.0, 1.0]).astype(np.int32)
+    few = {"n_estimators": 20} if "n_estimators" in family.space(Facts("binary", 1, 1)) else {}
+    model = fit(family, "multiclass", X, code, **few)
+    X[:400, 1:] = np.nan  # no missing value was there to learn from
+    assert difference(family, model, X, "multiclass") <= 1e-6
+
+
+def test_a_large_mean_and_a_small_spread() -> None:
+    X, y = table(2000, 20)
+    for family in (LightGBM(), Tree(), Forest(), ExtraTrees()):
+        model = fit(family, "regression", X, 1e7 + y)
+        assert difference(family, model, X, "regression") <= 1e-7
+        assert np.abs(model.predict(X) - 1e7 - y).mean() < 0.8
+
+
+def test_many_classes() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2600, 4)).astype(np.float32)
+    code = ((X[:, 0] > 0) * 13 + np.clip((X[:, 1] + 2) * 3, 0, 12)).astype(np.int32)
+    model = fit(LightGBM(), "multiclass", X, code, n_estimators=10)
+    assert difference(LightGBM(), model, X, "multiclass") <= 1e-6
+    assert (model.predict_proba(X).argmax(axis=1) == code).mean() > 0.9
+
+
+def test_nothing_to_split_on() -> None:
+    X = np.ones((60, 2), np.float32)
+    y = np.arange(60) % 3
+    for family in (LightGBM(), Tree(), Forest(), ExtraTrees()):
+        assert difference(family, fit(family, "multiclass", X, y.astype(np.int32)), X, "multiclass") <= 1e-6
+        assert difference(family, fit(family, "regression", X, y.astype(float)), X, "regression") <= 1e-6
+        assert difference(family, fit(family, "binary", X, (y > 0).astype(np.int32)), X, "binary") <= 1e-6
+
+
+@pytest.mark.parametrize(("name", "value"), [("linear_tree", True), ("boosting", "rf"), ("zero_as_missing", True)])
+def test_boosters_that_cannot_be_exported_are_refused(name: str, value: Any) -> None:
+    X, y = table(500, 5)
+    model = LightGBM().build({"n_estimators": 10, "bagging_fraction": 0.7}, "regression", Hardware(), 0)
+    model.params[name] = value  # type: ignore[attr-defined]
+    model.fit(np.nan_to_num(X), y)
+    with pytest.raises(ArtifactError, match=r"can(not)? be exported"):
+        LightGBM().to_onnx(model, Graph(4), "x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_early_stopping_watches_an_inner_slice(task: str) -> None:
+    X, y = table(1500, 5)
+    y = y + np.random.default_rng(1).normal(size=len(y)) * 3
+    target: Any = {
+        "binary": (y > 0).astype(np.int32),
+        "multiclass": np.digitize(y, [-1, 1]).astype(np.int32),
+        "regression": y,
+    }[task]
+    params = {"n_estimators": 400, "learning_rate": 0.2, "early_stopping": True}
+    model = fit(LightGBM(), task, X, target, [3], **params)
+    assert 1 <= model.iterations < 200
+    assert difference(LightGBM(), model, X, task, float(np.std(target))) <= 1e-6
+    again = LightGBM().refit_params(params, model, 4.0)
+    assert again == {**params, "early_stopping": False, "n_estimators": round(model.iterations * 4.0**0.3)}
+    assert LightGBM().refit_params({"n_estimators": 7}, model, 4.0) == {"n_estimators": 7}
+
+
+def test_early_stopping_needs_rows() -> None:
+    X, y = table(150, 5)
+    assert fit(LightGBM(), "regression", X, y, n_estimators=15, early_stopping=True).iterations == 15
+    assert patience(5_000, 1000) == 300
+    assert patience(5_000, 150) == 45
+    assert patience(10**6, 2000) == 20
+    assert patience(10**6, 50) == 10
+
+
+def test_training_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    X, y = table(800, 40)
+    kept = X.copy()
+    fit(LightGBM(), "binary", X, np.ones(800, np.int32), [3], threads=2, n_estimators=5)
+    fit(LightGBM(), "multiclass", X, (y > 0).astype(np.int32), [3], threads=2, bagging_fraction=0.8, n_estimators=5)
+    assert np.array_equal(X, kept, equal_nan=True), "the caller's matrix was changed"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_forest_probabilities_stay_probabilities() -> None:
+    X, y = table(600, 5)
+    model = fit(Forest(), "binary", X, (y > 9).astype(np.int32), n_estimators=90)
+    graph = Graph(4)
+    found = session(graph.model(Forest().to_onnx(model, graph, "x")).SerializeToString()).run(None, {"x": X})[0]
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_starts_hold_the_rival_and_fit_the_budget() -> None:
+    for task, classes in (("binary", 2), ("multiclass", 26), ("regression", 0)):
+        facts = Facts(task, 20_000, 16, classes, 3)
+        starts = LightGBM().starts(facts)
+        plain = {name: value for name, value in LightGBM.defaults.items() if name in LightGBM().space(facts)}
+        assert plain in starts
+        assert plain["n_estimators"] == 100
+        short = LightGBM().starts(Facts(task, 700_000, 12, classes, 3, budget_seconds=60))
+        assert max(float(point["n_estimators"]) for point in short) < max(
+            float(point["n_estimators"]) for point in starts
+        )
+    assert all(math.isfinite(float(point["learning_rate"])) for point in starts)
+
+
+def test_pruning_has_no_unit() -> None:
+    X, y = table(1000, 5)
+    leaves = [fit(Tree(), "regression", X, y * unit, ccp_alpha=3e-3).model.get_n_leaves() for unit in (1.0, 1e4)]
+    assert leaves[0] == leaves[1] < 200
