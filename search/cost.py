@@ -1,0 +1,64 @@
+"""How long a plan will take: the family's own cost terms times what this run has measured of it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from automl.estimators.family import Facts, Family
+from automl.estimators.space import Value
+
+from .plan import Plan
+
+OVERHEAD = 0.1
+"""Seconds of a trial beside its fits, before any was measured: the fork, the predictions, the export, the quick look."""
+PRIOR_SD = 0.6
+"""Standard deviation of the logarithm of (seconds / prior) before anything was measured of a family."""
+PRIOR_WEIGHT = 1.0
+MACHINE = 1.5
+"""The priors are off by at most this factor's exponential on another machine; further away is the family's own matter."""
+Z90 = 1.2816
+RECENT = 20
+
+
+@dataclass
+class CostModel:
+    """Wall seconds of a fit as lognormal: log(seconds / prior units), a running mean per family, shrunk to the machine's.
+
+    What a trial does beside its fits (predicting, exporting) is a running mean of its own per family. The error of a
+    prediction is never taken below 15 % (what repeated fits of one plan differ by on a busy machine).
+    """
+
+    facts: Facts
+    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
+        """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit."""
+        columns = plan.reduction or max(1, round(self.facts.columns * plan.fraction))
+        total = sum(family.cost(params, rows, columns, self.facts.classes).values())
+        threads = plan.hardware.threads if family.parallel else 1
+        # Amdahl's law with a serial tenth, until the threads law of the run says better
+        return max(1e-4, total * family.seconds_per_unit * (0.1 + 0.9 / threads))
+
+    def observe(self, family: Family, plan: Plan, rows: int, fit_seconds: float, beside: float | None) -> None:
+        """A fit's wall seconds, and what the trial took beside its fits (None where it did not end)."""
+        units = self.units(family, dict(plan.params), plan, rows)
+        self.ratios[family.name].append(math.log(max(1e-3, fit_seconds) / units))
+        if beside is not None:
+            self.beside[family.name].append(max(0.0, beside))
+
+    def predict(self, family: Family, plan: Plan, rows: int, fits: int = 1) -> tuple[float, float]:
+        """(median, 90 % quantile) of the wall seconds of a trial that makes `fits` fits."""
+        means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for r in self.ratios.values() if r]
+        machine = max(-MACHINE, min(MACHINE, sorted(means)[len(means) // 2])) if means else 0.0
+        seen = self.ratios[family.name][-RECENT:]
+        mean = (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
+        spread = sum((r - mean) ** 2 for r in seen) + PRIOR_WEIGHT * PRIOR_SD**2
+        sd = max(0.15, math.sqrt(spread / (len(seen) + PRIOR_WEIGHT)))
+        base = self.units(family, dict(plan.params), plan, rows) * fits
+        besides = self.beside[family.name][-RECENT:]
+        beside = sum(besides) / len(besides) if besides else OVERHEAD
+        return beside + base * math.exp(mean), 1.2 * beside + base * math.exp(mean + Z90 * sd)

@@ -1,0 +1,324 @@
+"""The end of a run: the finalists are chosen, fitted on all rows alone on the machine, measured as deployed, and become the front."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automl.estimators.hardware import Hardware
+
+from .fitting import Job, Result, error_of, fit_here, fits_here, supervise
+from .front import noise, nondominated, thin
+from .measure import NO_TIME, Serving, base, race
+from .objective import value_of
+from .plan import Plan
+from .study import Study
+from .trial import Measurement, Trial
+from .worker import Outcome
+
+log = logging.getLogger("automl")
+
+MOST = 24
+"""A front shows at most this many models."""
+MOST_ACCURATE = 50
+"""Beside the exact front, so many of the most accurate are compared with their noise for the finalists."""
+REFIT_SHARE = 0.2
+"""At most this share of a wall budget is kept back for the fits on all rows."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A model of the front: its plan as finally fitted, what was measured, and where its artifact lies."""
+
+    trial: Trial
+    plan: Plan
+    measurement: Measurement
+    artifact: Path
+    proof: dict[str, float] = field(default_factory=dict)
+
+
+class Finish:
+    """What remains to be done after the search, and how long it will take."""
+
+    def __init__(self, study: Study, *, extra_seconds: float = 0.0) -> None:
+        self.study = study
+        self.extra_seconds = extra_seconds
+        self._cached: tuple[int, float] = (-1, 0.0)
+        self._due = 0.0
+
+    @property
+    def budget(self) -> float:
+        return self.study.setting.limits.seconds
+
+    def most(self) -> int:
+        """max(6, budget / 5 s) finalists are finished, 24 at the most."""
+        return MOST if math.isinf(self.budget) else int(min(MOST, max(6, self.budget / 5)))
+
+    def race_seconds(self) -> float:
+        """Seconds for the measuring: 7 % of the budget, 0.4 to 15 s; 0.1 to 15 s of the time searched, if trials are counted."""
+        if math.isinf(self.budget):
+            return min(15.0, max(0.1, 0.1 * self.study.elapsed()))
+        return min(15.0, max(0.4, 0.07 * self.budget))
+
+    def reserve(self) -> float:
+        """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget.
+
+        It is reckoned anew where trials have ended since, with at most a twentieth of the time.
+        """
+        if math.isinf(self.budget):
+            return 0.0
+        start = self.study.elapsed()
+        if self._cached[0] != len(self.study.trials) and start >= self._due:
+            fits = sum(self._predict(t) for t in self.finalists())
+            self._cached = (len(self.study.trials), min(1.15 * fits, REFIT_SHARE * self.budget))
+            self._due = start + 20 * (self.study.elapsed() - start)
+        writing = min(0.6, 0.02 * self.budget)
+        return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
+
+    # -- which ------------------------------------------------------------------------------------------------------
+
+    def finalists(self) -> list[Trial]:
+        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume."""
+        done = sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))
+        if not done:
+            return []
+        values = np.array([self.study.values(t) for t in done])
+        near = sorted({*range(min(len(done), MOST_ACCURATE)), *exact_front(values)})  # pairing all would take n^3
+        done, values = [done[i] for i in near], values[near]
+        objectives = self.study.setting.objectives
+        margin = noise(
+            [self.study.steering(t) for t in done], objectives, [self.study.losses.validation[t.number] for t in done]
+        )
+        kept = [int(i) for i in np.flatnonzero(nondominated(values, margin))]
+        chosen = thin(values[kept], self.most(), objectives)
+        picked = [kept[i] for i in chosen]
+        picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
+        for i in range(len(done)):  # the three most accurate and a short front's runners-up are finished as well
+            if i not in picked and (i < 3 or len(picked) < 6) and len(picked) < self.most():
+                picked.append(i)
+        return [done[i] for i in sorted(picked)]
+
+    # -- finishing --------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Finalist]:
+        """Fits on all rows what there is time for, measures all exclusively, and keeps the front, most accurate first."""
+        study = self.study
+        # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
+        finalists = self.finalists()
+        fitted = (self._fit(trial) for trial in finalists[:1] + sorted(finalists[1:], key=self._predict))
+        models = [model for model in fitted if model is not None]
+        if not models:
+            return []
+        models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
+        log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
+        study.tell_listener("measuring")
+        left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - self.extra_seconds)
+        seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
+        served: list[Serving | str]
+        try:
+            served = race([m.artifact for m in models], study.rows, seconds)
+        except KeyboardInterrupt:
+            self._interrupted()
+            served = [NO_TIME for _ in models]
+        measured = []
+        for model, serving in zip(models, served, strict=True):
+            if isinstance(serving, str) and not serving.startswith(NO_TIME):
+                log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
+            else:
+                measured.append(replace(model, measurement=self._measurement(model, serving)))
+        return self._front(measured)
+
+    def _final_plan(self, trial: Trial) -> Plan:
+        """The plan with early stopping resolved, on all the threads that the run may use."""
+        setting = self.study.setting
+        parallel = setting.families[trial.plan.family].parallel
+        threads = setting.threads if setting.slots > 1 or trial.plan.hardware.threads > 1 else 1
+        hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
+        return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
+
+    def _all_rows(self) -> int:
+        split = self.study.setting.split
+        return len(split.train) + len(split.validation) + len(split.holdout)
+
+    def _predict(self, trial: Trial) -> float:
+        """Seconds of the fit on all rows: the trial's own, scaled by the prior's ratio, and what a process costs."""
+        study, plan = self.study, self._final_plan(trial)
+        family = study.setting.families[plan.family]
+        before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
+        after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
+        return (trial.measurement.training_seconds or 0.1) * after / before + 0.15
+
+    def _interrupted(self) -> None:
+        self.study.interrupted = True
+        log.warning("interrupted: the front is finished with what there is")
+
+    def _as_trained(self, trial: Trial) -> Finalist | None:
+        """The model as its trial left it; None where its artifact is gone, as that of an earlier process may be."""
+        folder = self.study.folder(trial)
+        return Finalist(trial, trial.plan, trial.measurement, folder) if (folder / "manifest.json").exists() else None
+
+    def _fit(self, trial: Trial) -> Finalist | None:
+        """The finalist fitted on all rows, or as its trial left it where there is no time for that, or Ctrl-C comes."""
+        study, setting, plan = self.study, self.study.setting, self._final_plan(trial)
+        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
+        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(trial) > room):
+            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", trial.number, trial.rows)
+            return self._as_trained(trial)
+        folder = setting.data / "final" / f"t{trial.number:04d}"
+        family = setting.families[plan.family]
+        job = Job(
+            plan,
+            family,
+            setting.metric,
+            setting.data,
+            folder,
+            self._all_rows(),
+            setting.seed,
+            final=True,
+            merge=setting.merge,
+        )
+        try:
+            study.tell_listener("finishing")
+            outcome = self._run(job, room, trial)
+        except KeyboardInterrupt:
+            self._interrupted()
+            return self._as_trained(trial)
+        if outcome.status != "completed":
+            log.warning(
+                "trial %d is kept as fitted on %d rows: its fit on all rows ended as %s, %s",
+                trial.number,
+                trial.rows,
+                outcome.status,
+                outcome.reason,
+            )
+            return self._as_trained(trial)
+        result: Result = outcome.value
+        log.debug(
+            "final fit of trial %d %s: predicted %.2f s, took %.2f s",
+            trial.number,
+            plan.family,
+            self._predict(trial),
+            outcome.wall_seconds,
+        )
+        return Finalist(trial, plan, result.measurement, folder, result.proof)
+
+    def _run(self, job: Job, room: float, trial: Trial) -> Outcome:
+        """The final fit, alone on the machine: it may have the memory of all the trials that ran at a time."""
+        setting, family = self.study.setting, job.family
+        if setting.in_process and fits_here(family):
+            return fit_here(job)
+        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(trial) + 1.0))
+        each = setting.limits.memory_bytes
+        server = "torch" if family.needs == "torch" else "core"
+        return supervise(job, wall, None if each is None else each * setting.slots, server, self.study.cancel)
+
+    def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:
+        """The finalist's training figures, the artifact's as deployed, and the score on rows that the search never saw."""
+        study, trial = self.study, model.trial
+        holdout = study.losses.holdout.get(trial.number)
+        influence = holdout if holdout is not None and len(holdout) else study.losses.validation[trial.number]
+        error, sd = error_of(influence)
+        metric = study.setting.metric
+        low, high = sorted((metric.score_of(error + 1.645 * sd), metric.score_of(error - 1.645 * sd)))
+        trained = model.measurement
+        return Measurement(
+            error=error,
+            error_sd=sd,
+            score=metric.score_of(error),
+            score_low=low,
+            score_high=high,
+            training_seconds=trained.training_seconds,
+            training_cpu_seconds=trained.training_cpu_seconds,
+            training_memory_bytes=trained.training_memory_bytes,
+            size_bytes=trained.size_bytes,
+            rows=trained.rows,
+            score_rows=trial.rows,
+            columns=trained.columns,
+            **(self._unraced(trial) if isinstance(serving, str) else serving.as_dict()),
+        )
+
+    def _unraced(self, trial: Trial) -> dict[str, Any]:
+        """The quick figures of the search for a model that the race had no time for; `disturbed` says that they are rough.
+
+        What it didn't look at, the p99 and the intervals, is left open.
+        """
+        m = trial.measurement
+        return {
+            "latency_p50_seconds": m.latency_p50_seconds,
+            "load_seconds": m.load_seconds,
+            "serving_memory_bytes": base().memory_bytes + (m.model_memory_bytes or 0.0),
+            "model_memory_bytes": m.model_memory_bytes,
+            "disturbed": True,
+        }
+
+    def _front(self, models: list[Finalist]) -> list[Finalist]:
+        """The non-dominated models by what was finally measured, the most accurate first."""
+        if not models:
+            return []
+        models = sorted(models, key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number))
+        measured = [replace(m.trial, measurement=m.measurement) for m in models]
+        losses = (
+            self.study.losses.holdout
+            if any(len(x) for x in self.study.losses.holdout.values())
+            else self.study.losses.validation
+        )
+        objectives = self.study.setting.objectives
+        read = [[value_of(o, t.measurement) for o in objectives] for t in measured]
+        values = np.array([[math.inf if value is None else value for value in row] for row in read])
+        margin = noise(
+            [t.measurement for t in measured], self.study.setting.objectives, [losses[t.number] for t in measured]
+        )
+        mask = nondominated(values, margin)
+        mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
+        # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
+        # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
+        compared = len(self.study.best_rung()) if self.study.setting.split.cross_validated else len(models)
+        sure = NormalDist().inv_cdf(1 - 0.05 / max(2, compared))
+        for i, trial in enumerate(measured):
+            if (
+                trial.plan.id in self.study.references
+                and not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()
+            ):
+                mask[i] = True
+        return [m for m, keep in zip(models, mask, strict=True) if keep]
+
+
+def exact_front(values: NDArray[np.float64]) -> list[int]:
+    """The row numbers that no other row dominates, without noise; n x front comparisons."""
+    front: list[int] = []
+    for i in np.lexsort(values.T[::-1]):  # whatever dominates a row comes before it
+        rivals = values[front]
+        if not ((rivals <= values[i]).all(axis=1) & (rivals < values[i]).any(axis=1)).any():
+            front.append(int(i))
+    return front
+
+
+@contextmanager
+def uninterrupted() -> Iterator[list[int]]:
+    """Signals that would end the block wait until its end, then come; in the list they are known before."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # they come to the main thread alone
+        yield held
+        return
+    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in (SIGINT, SIGTERM)}
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    if held:
+        with contextlib.suppress(KeyboardInterrupt):  # the work is done: whoever asks is told by `interrupted`
+            signal.raise_signal(held[0])

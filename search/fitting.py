@@ -1,0 +1,273 @@
+"""What a trial's own process does: open the table, fit the plan, measure, export, prove; and the final fit of a finalist."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automl.estimators.errors import DataError
+from automl.estimators.family import Family
+from automl.estimators.pipeline import Pipeline
+from automl.estimators.space import Value
+from automl.estimators.table import Table
+
+from .measure import MemoryPeak, quick_measure
+from .metric import Metric
+from .plan import Plan
+from .split import Split
+from .trial import Measurement
+from .worker import Outcome, run_isolated
+
+log = logging.getLogger("automl")
+
+QUICK_SECONDS = 0.05
+Influence = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit to make: a plan at `rows` rows of the table in `data`, its artifact to be written to `folder`.
+
+    `final` fits on every row, without validation. `merge` says whether duplicate rows may be merged into weights.
+    """
+
+    plan: Plan
+    family: Family
+    metric: Metric
+    data: Path
+    folder: Path
+    rows: int
+    seed: int
+    final: bool = False
+    merge: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job brings back. `validation` and `holdout` are influences: one per row, their mean is the error."""
+
+    measurement: Measurement
+    validation: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    holdout: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    refit: dict[str, Value] = field(default_factory=dict)
+    proof: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Meter:
+    """Sums of wall seconds, CPU seconds and the largest peak over the fits of a job."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    peak: int = 0
+
+    @contextmanager
+    def fit(self) -> Iterator[None]:
+        with MemoryPeak() as memory:
+            wall, cpu = time.perf_counter(), time.process_time()
+            yield
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.process_time() - cpu
+        self.peak = max(self.peak, memory.bytes)
+
+
+def _pipeline(job: Job) -> Pipeline:
+    plan = job.plan
+    return Pipeline(
+        job.family,
+        dict(plan.params),
+        view=plan.view,
+        selection=plan.selection,
+        fraction=plan.fraction,
+        rank=plan.reduction,
+        hardware=plan.hardware,
+        seed=job.seed,
+    )
+
+
+def error_of(influence: NDArray[Any]) -> tuple[float, float]:
+    """(error, its standard error) of per-row influences, whose mean is the error."""
+    n = len(influence)
+    values = influence.astype(np.float64)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+
+
+def fit_job(job: Job) -> Result:
+    """Fits, predicts, measures and exports. Runs in the trial's own process."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(job.plan.hardware.threads):
+        table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
+        touch(table)
+        return _final(job, table, split) if job.final else _trial(job, table, split)
+
+
+def _trial(job: Job, table: Table, split: Split) -> Result:
+    meter, task = _Meter(), table.task.kind
+    scored = split.scored
+    shape = (len(scored),) if task == "regression" else (len(scored), len(table.task.classes))
+    prediction = np.empty(shape)
+    refits: list[dict[str, Value]] = []
+    for train, places in _parts(split, job.rows):
+        pipeline = _pipeline(job)
+        with meter.fit():
+            pipeline.fit(table, train, merge=job.merge)
+        prediction[places] = pipeline.predict(table, scored[places])
+        refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
+    fits = len(refits)
+    y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
+    cut = len(split.validation) if not split.cross_validated else len(scored)
+    validation = job.metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut])
+    holdout = np.empty(0, np.float32)
+    if cut < len(scored):
+        holdout = _holdout(job.metric, y[cut:], prediction[cut:], None if weights is None else weights[cut:])
+    error, sd = error_of(validation)
+    if not np.isfinite(error):
+        raise ValueError(
+            f"the metric {job.metric.name} of its predictions is {error}: the model predicts values that are not finite"
+        )
+    size, proof = pipeline.export(job.folder, table, train)
+    measured = Measurement(
+        error=error,
+        error_sd=sd,
+        training_seconds=meter.wall / fits,
+        training_cpu_seconds=meter.cpu / fits,
+        training_memory_bytes=meter.peak,
+        size_bytes=size,
+        rows=len(train),
+        columns=pipeline.columns,
+    )
+    return Result(_quick(job, measured), validation.astype(np.float32), holdout, _merge_refits(refits), proof.as_dict())
+
+
+def _holdout(metric: Metric, y: NDArray[Any], prediction: NDArray[Any], weights: NDArray[Any] | None) -> Influence:
+    """The holdout's influences; none where the metric is not defined on its rows: the validation rows are reported then."""
+    try:
+        return metric.influence(y, prediction, weights).astype(np.float32)
+    except DataError as error:
+        log.warning("the holdout is not scored: %s", error)
+        return np.empty(0, np.float32)
+
+
+def _parts(split: Split, rows: int) -> Iterator[tuple[NDArray[np.int64], slice]]:
+    """(training rows, places in `split.scored` that they predict) of every fit of a trial."""
+    if not split.folds:
+        yield split.train[:rows], slice(None)
+        return
+    begin = 0
+    for train, validation in split.folds:
+        yield train, slice(begin, begin + len(validation))
+        begin += len(validation)
+
+
+def _merge_refits(refits: list[dict[str, Value]]) -> dict[str, Value]:
+    """One set of refit parameters for all folds: the median of the numbers that differ (iterations found by early stopping)."""
+    merged = dict(refits[-1])
+    for name, value in merged.items():
+        values = [r[name] for r in refits]
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and len(set(values)) > 1:
+            middle = float(np.median(np.asarray(values, float)))
+            merged[name] = max(1, round(middle)) if isinstance(value, int) else middle
+    return merged
+
+
+def _final(job: Job, table: Table, split: Split) -> Result:
+    """The fit on all rows, in the nested order of the split so that a seeded subsample inside a family is stratified."""
+    meter, pipeline = _Meter(), _pipeline(job)
+    rows = np.concatenate([split.train, split.validation, split.holdout])
+    with meter.fit():
+        pipeline.fit(table, rows, merge=job.merge)
+    size, proof = pipeline.export(job.folder, table, rows)
+    measured = Measurement(
+        training_seconds=meter.wall,
+        training_cpu_seconds=meter.cpu,
+        training_memory_bytes=meter.peak,
+        size_bytes=size,
+        rows=len(rows),
+        columns=pipeline.columns,
+    )
+    return Result(measured, proof=proof.as_dict())
+
+
+def _quick(job: Job, measured: Measurement) -> Measurement:
+    """The measurement with a quick look at the artifact as deployed, in this process: at most 50 ms of calls."""
+    rows = json.loads((job.data / "rows.json").read_text())
+    quick = quick_measure(job.folder, rows, QUICK_SECONDS)
+    return replace(
+        measured,
+        latency_p50_seconds=quick.latency_p50_seconds,
+        model_memory_bytes=quick.model_memory_bytes,
+        load_seconds=quick.load_seconds,
+    )
+
+
+def touch(table: Table) -> None:
+    """Reads a byte of every page of the table, so that a later peak does not count its mapping."""
+    parts = [table.y, *table.data]
+    for part in parts:
+        for array in (part.data, part.indices, part.indptr) if hasattr(part, "indptr") else (part,):
+            np.asarray(array).reshape(-1).view(np.uint8)[::4096].max(initial=0)
+
+
+def supervise(
+    job: Job, wall_seconds: float, memory_bytes: int | None, server: str, cancel: threading.Event | None = None
+) -> Outcome:
+    """Runs the job in a process of its own; what an executor's worker (a thread here, a task on a cluster) calls."""
+    return run_isolated(
+        fit_job,
+        job,
+        wall_seconds=wall_seconds,
+        memory_bytes=memory_bytes,
+        server=server,
+        cleanup=[job.folder],
+        cancel=cancel,
+    )
+
+
+def packed(job: Job) -> bytes:
+    """The job as bytes that carry functions and classes of `__main__` along; pickle.PicklingError if it can't be sent."""
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(job))
+    except Exception as error:
+        raise pickle.PicklingError(f"{type(error).__name__}: {error}") from error
+
+
+def supervise_packed(
+    job: bytes, wall_seconds: float, memory_bytes: int | None, server: str, deadline: float
+) -> Outcome:
+    """`supervise` as a task of the user's executor; `deadline` is by `time.time()`: one that waited long has less time."""
+    left = deadline - time.time()
+    if left <= 0.0:
+        return Outcome("timeout", "the executor had not begun it when time was up")
+    return supervise(pickle.loads(job), min(wall_seconds, left), memory_bytes, server)
+
+
+def fits_here(family: Family) -> bool:
+    """Whether the family may be fitted in the caller's process: our own simplest two, which neither hang nor crash."""
+    from automl.estimators.families.baseline import Baseline
+    from automl.estimators.families.linear import Linear
+
+    return type(family) in (Baseline, Linear)
+
+
+def fit_here(job: Job) -> Outcome:
+    """Runs the job in this process: for budgets under 5 s, where a server would not be up in time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        value, status, reason = fit_job(job), "completed", ""
+    except Exception as error:  # what a trial raises is a status, in process as well
+        value, status, reason = None, "failed", f"{type(error).__name__}: {error}"
+    return Outcome(status, reason, value, time.perf_counter() - wall, time.process_time() - cpu, 0, "")

@@ -1,0 +1,110 @@
+"""A plan: one point of the joint space of family, hyperparameters, encoding, feature selection, reduction and hardware."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from automl.estimators.encoder import View
+from automl.estimators.family import Facts, Family
+from automl.estimators.hardware import Hardware
+from automl.estimators.select import METHODS
+from automl.estimators.space import Choice, Space, Value
+
+from .space import Branch
+
+RESERVED = ("view", "selection", "fraction", "reduction", "threads")
+FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
+RANKS = (0, 16, 64, 256)
+WIDE = 100
+"""From this many input columns on, a truncated SVD in front of dense models is part of the search."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`."""
+
+    family: str
+    params: tuple[tuple[str, Value], ...] = ()
+    view: View = field(default_factory=View)
+    selection: str = "none"
+    fraction: float = 1.0
+    reduction: int = 0
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "params": dict(self.params),
+            "view": asdict(self.view),
+            "selection": self.selection,
+            "fraction": self.fraction,
+            "reduction": self.reduction,
+            "hardware": self.hardware.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        return cls(
+            family=data["family"],
+            params=tuple(sorted(data["params"].items())),
+            view=View(**data["view"]),
+            selection=data["selection"],
+            fraction=data["fraction"],
+            reduction=data["reduction"],
+            hardware=Hardware(**data["hardware"]),
+        )
+
+    @cached_property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the plan's content: equal plans have equal ids."""
+        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def branches(families: Sequence[Family], facts: Facts, threads: Sequence[int]) -> tuple[Branch, ...]:
+    """The joint space: one branch a family, its own ranges beside those of encoding, selection, reduction and threads."""
+    joint = []
+    for family in families:
+        space: Space = dict(family.space(facts))
+        clash = [name for name in space if name in RESERVED]
+        if clash:
+            raise ValueError(
+                f"family {family.name!r} names a hyperparameter {clash[0]!r}, which is the plan's own word: rename it"
+            )
+        views = family.views(facts)
+        if len(views) > 1:
+            space["view"] = Choice(tuple(range(len(views))))
+        if facts.columns >= 4 and not facts.sparse and family.name != "baseline":
+            space["selection"] = Choice(tuple(METHODS))
+            space["fraction"] = Choice(FRACTIONS)
+        if family.reduces and facts.columns >= WIDE:
+            space["reduction"] = Choice(tuple(r for r in RANKS if r < facts.columns))
+        if family.parallel and len(threads) > 1:
+            space["threads"] = Choice(tuple(threads))
+        joint.append(Branch(family.name, space))
+    return tuple(joint)
+
+
+def from_point(point: Mapping[str, Value], family: Family, facts: Facts, threads: int, device: str = "cpu") -> Plan:
+    """The plan of a point that a strategy proposed. Axes left out take their default."""
+    views = family.views(facts)
+    selection, fraction = str(point.get("selection", "none")), float(point.get("fraction", 1.0))
+    if selection == "none" or fraction >= 1.0:
+        selection, fraction = "none", 1.0
+    return Plan(
+        family=family.name,
+        params=tuple(sorted((k, v) for k, v in point.items() if k not in RESERVED and k != "family")),
+        view=views[int(point.get("view", 0))],
+        selection=selection,
+        fraction=fraction,
+        reduction=int(point.get("reduction", 0)),
+        hardware=Hardware(
+            threads=int(point.get("threads", threads)) if family.parallel else 1,
+            device=device if family.needs == "torch" else "cpu",
+        ),
+    )

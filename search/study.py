@@ -1,0 +1,587 @@
+"""The study: asks a strategy for plans, admits what fits in the budget, runs isolated trials, and promotes the best to more rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automl.estimators.errors import UsageError
+from automl.estimators.family import Facts, Family
+from automl.estimators.space import Value
+
+from .cost import CostModel
+from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
+from .front import nondominated_ranks
+from .metric import Metric
+from .objective import Objective, value_of
+from .plan import Plan, from_point
+from .space import JointSpace, complete
+from .split import ETA, Split
+from .store import Store
+from .strategy import Strategy
+from .trial import STATUSES, Measurement, Trial
+from .worker import Outcome
+
+log = logging.getLogger("automl")
+
+RUNG_SHARE = 0.06
+"""New plans start at the largest rung where a typical first fit takes at most this share of the budget."""
+LEAST_SECONDS = 0.3
+"""... or this many seconds, where that is more."""
+PROMOTE_FROM = 0.35
+"""Promotions begin after this share of the budget: earlier, only the cheapest families have been seen."""
+TRIAL_SHARE = 0.35
+"""No single trial may be predicted to take more than this share of the time left for searching."""
+PATIENCE = 30
+"""So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
+LEAST_WALL = 0.06
+"""A trial may take this share of the budget before it is killed, however little was predicted."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the search may spend: `seconds` of wall time (inf: counted in trials), `trials`, bytes of memory a trial."""
+
+    seconds: float = math.inf
+    trials: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a study is given and never changes. `start` is the monotonic time at which the budget began."""
+
+    data: Path
+    split: Split
+    facts: Facts
+    families: dict[str, Family]
+    metric: Metric
+    objectives: tuple[Objective, ...]
+    limits: Limits
+    slots: int
+    threads: int
+    seed: int
+    merge: bool
+    start: float
+    in_process: bool = False
+    device: str = "cpu"
+
+    @property
+    def trial_threads(self) -> int:
+        """Threads of a trial: one where several run at a time, else all; the fits on all rows, alone, have all."""
+        return 1 if self.slots > 1 else self.threads
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A look at a running study. `front` lists (family, error, one-row p50 seconds, artifact bytes), best error first."""
+
+    elapsed: float
+    budget: float
+    stage: str
+    statuses: dict[str, int]
+    front: list[tuple[str, float, float, float]]
+
+
+@dataclass
+class Losses:
+    """Per-row influences of the completed trials, by trial number."""
+
+    validation: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    holdout: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class Study:
+    """Runs trials until the budget says stop. `trials` is what has ended so far; the store holds the same on disk."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        strategy: Strategy,
+        store: Store,
+        *,
+        first: Sequence[dict[str, Value]] = (),
+        executor: Executor | None = None,
+        listener: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.setting = setting
+        self.strategy = strategy
+        self.store = store
+        self.queue = list(first)
+        self.executor = executor
+        self.listener = listener
+        self.trials: list[Trial] = []
+        self.losses = Losses()
+        self.cost = CostModel(setting.facts)
+        self.cancel = threading.Event()
+        self.interrupted = False
+        self.rungs = setting.split.rungs()
+        self.references = {
+            from_point({"family": f.name, **point}, f, setting.facts, setting.trial_threads, setting.device).id
+            for f in setting.families.values()
+            if (point := f.reference(setting.facts)) is not None
+        }
+        self.base_rung = self._kept_base_rung()
+        self.promoted: set[tuple[str, int]] = set()
+        self.number = 0
+        self.spent_before = float(store.get_meta("elapsed") or 0.0)
+        self.rows: list[dict[str, Any]] = []
+        self._pending: dict[Future[Outcome], tuple[Trial, Job]] = {}
+        self._refused, self._broken = 0, False
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.setting.start
+
+    def left(self) -> float:
+        """Seconds until the wall budget ends."""
+        return self.setting.limits.seconds - self.elapsed()
+
+    # -- resuming -------------------------------------------------------------------------------------------------
+
+    def restore(self, trials: Sequence[Trial], losses: Losses) -> None:
+        """Continues after `trials` of an earlier process: the strategy is told of each in its order."""
+        self.losses = losses
+        tried = [t for t in trials if t.status != "skipped"]
+        plans = {t.plan.id for t in tried}
+        for trial in trials:
+            self.trials.append(trial)
+            self.number = max(self.number, trial.number + 1)
+            if trial.status != "skipped" or trial.plan.id in plans:  # a plan skipped for want of time is open again
+                self._learn(trial, fits=fits_in(self.strategy.branches, trial))
+        self.promoted |= {(t.plan.id, t.rung - 1) for t in tried if t.rung > self.base_rung}
+        done = {t.point for t in tried}
+        self.queue = [p for p in self.queue if tuple(p.items()) not in done]
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, reserve: Callable[[], float]) -> None:
+        """Searches until the time left is the `reserve` that the finish needs, or the trials are used up.
+
+        Ctrl-C ends the search early, with what is there; `interrupted` says so.
+        """
+        pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
+        try:
+            while not self._finished(reserve):
+                while len(self._pending) < self.setting.slots and self._submit(pool, reserve):
+                    pass
+                if not self._pending:
+                    break
+                self._collect(max(0.02, min(0.25, self.left() - reserve())))
+                self.tell_listener("search")
+            self._drain(reserve)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.cancel.set()
+            log.warning("interrupted: the front so far is kept")
+            self._drain(lambda: math.inf)
+        finally:
+            self.cancel.clear()
+            if not any(t.status == "completed" for t in self.trials):
+                self._last_resort(pool)
+            if self.executor is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _finished(self, reserve: Callable[[], float]) -> bool:
+        limits = self.setting.limits
+        if limits.trials is not None and self._used() >= limits.trials:
+            return True
+        return self._broken or self.left() <= reserve()
+
+    def _used(self) -> int:
+        """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
+        return sum(t.status != "skipped" for t in self.trials) + len(self._pending)
+
+    def _drain(self, reserve: Callable[[], float]) -> None:
+        """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
+
+        be told to kill, they are cancelled or left to their own deadline, and have timed out.
+        """
+        while self._pending:
+            late = self.left() <= reserve()
+            if late:
+                self.cancel.set()
+            self._collect(0.05)
+            if late and self.executor is not None:
+                for future, (trial, _job) in list(self._pending.items()):
+                    future.cancel()
+                    del self._pending[future]
+                    self._end(
+                        replace(trial, status="timeout", reason="it had not ended on the executor when time was up")
+                    )
+
+    def _submit(self, pool: Executor, reserve: Callable[[], float]) -> bool:
+        """Starts the next trial that fits in the time left. False if there is none."""
+        limits = self.setting.limits
+        if limits.trials is not None and self._used() >= limits.trials:
+            return False
+        for _ in range(PATIENCE):
+            proposal = self._next()
+            if proposal is None:
+                return False
+            plan, rung, point = proposal
+            family, rows = self.setting.families[plan.family], self.rungs[rung]
+            middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
+            room = self.left() - reserve()
+            trial = Trial(self._take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
+            first = not any(t.status == "completed" for t in self.trials)
+            if plan.id in self.references:  # what every other model is held against: worth more than its share
+                dear = middle > 0.7 * room
+            else:
+                dear = high > room or middle > max(1.0, TRIAL_SHARE * room)
+            if limits.seconds < math.inf and not first and dear:
+                self._end(
+                    replace(
+                        trial,
+                        reason=f"predicted to take {middle:.1f} s (90 %: {high:.1f} s), {max(0.0, room):.1f} s are left for it",
+                    )
+                )
+                continue
+            wall = (
+                min(max(4 * middle, high, LEAST_WALL * limits.seconds) + 1.0, room)
+                if limits.seconds < math.inf
+                else 3600.0
+            )
+            self._start(pool, trial, max(0.2, wall))
+            return True
+        return False
+
+    def _last_resort(self, pool: Executor) -> None:
+        """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
+        families = list(self.setting.families.values())
+        family = next((f for f in families if fits_here(f)), families[0])
+        wall = min(3600.0, self.left())
+        if not fits_here(family) and (wall < 0.3 or self.interrupted or self._broken):
+            return
+        if self.setting.limits.trials is not None and self._used() >= self.setting.limits.trials:
+            return
+        plan = from_point(
+            {"family": family.name, **family.starts(self.setting.facts)[0]}, family, self.setting.facts, 1
+        )
+        trial = Trial(self._take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
+        self._start(pool, trial, wall, here=fits_here(family))
+        self._drain(lambda: 0.0)
+        self.cancel.clear()
+
+    def _start(self, pool: Executor, trial: Trial, wall: float, here: bool = False) -> None:
+        setting, family = self.setting, self.setting.families[trial.plan.family]
+        job = Job(
+            trial.plan,
+            family,
+            setting.metric,
+            setting.data,
+            self.folder(trial),
+            trial.rows,
+            setting.seed,
+            merge=setting.merge,
+        )
+        server, memory = "torch" if family.needs == "torch" else "core", setting.limits.memory_bytes
+        future: Future[Outcome]
+        try:
+            if here or (setting.in_process and fits_here(family)):
+                future = Future()
+                future.set_result(fit_here(job))
+            elif self.executor is None:
+                future = pool.submit(supervise, job, wall, memory, server, self.cancel)
+            else:
+                future = pool.submit(supervise_packed, packed(job), wall, memory, server, time.time() + wall)
+        except Exception as error:  # an executor that takes no more work, or a job that can't be sent to it
+            future = Future()
+            future.set_exception(error)
+        self._pending[future] = (trial, job)
+
+    def folder(self, trial: Trial) -> Path:
+        """Where the artifact of a trial lies while the search runs."""
+        return self.setting.data / "trials" / f"t{trial.number:04d}"
+
+    def _take_number(self) -> int:
+        self.number += 1
+        return self.number - 1
+
+    # -- what to try next -----------------------------------------------------------------------------------------
+
+    def _kept_base_rung(self) -> int:
+        """The base rung that the run began with: what a strategy is told comes from one and the same number of rows."""
+        if self.store.get_meta("base_rung") is None:
+            self.store.set_meta("base_rung", self._base_rung())
+        return min(int(self.store.get_meta("base_rung")), len(self.rungs) - 1)
+
+    def _base_rung(self) -> int:
+        """The largest rung where the median of the families' starts is predicted to take at most 6 % of the budget."""
+        setting = self.setting
+        for rung in range(len(self.rungs) - 1, 0, -1):
+            costs = []
+            for family in setting.families.values():
+                for start in family.starts(setting.facts):
+                    plan = from_point({"family": family.name, **start}, family, setting.facts, setting.trial_threads)
+                    costs.append(self.cost.predict(family, plan, self.rungs[rung])[0])
+            if float(np.median(costs)) <= max(LEAST_SECONDS, RUNG_SHARE * setting.limits.seconds):
+                return rung
+        return 0
+
+    def _next(self) -> tuple[Plan, int, dict[str, Value]] | None:
+        """A promotion if one is due, else the next of the first plans, else what the strategy asks for."""
+        promotion = self._promotion()
+        if promotion is not None:
+            return promotion
+        for _ in range(PATIENCE):
+            if self.queue:
+                point = self.queue.pop(0)
+            else:
+                asked = [] if self.strategy.exhausted else self.strategy.ask(1)
+                if not asked:
+                    return None
+                point = asked[0]
+            family = self.setting.families[str(point["family"])]
+            plan = from_point(point, family, self.setting.facts, self.setting.trial_threads, self.setting.device)
+            known = {t.plan.id: t.number for t in reversed(self.trials) if t.status != "skipped"}
+            if plan.id not in known and plan.id not in {t.plan.id for t, _ in self._pending.values()}:
+                return plan, self.base_rung, point
+            same = known.get(plan.id)
+            reason = "the same plan is running" if same is None else f"the same plan as trial {same}"
+            rows = self.rungs[self.base_rung]
+            self._end(
+                Trial(self._take_number(), plan, rows, self.base_rung, "skipped", reason, point=tuple(point.items()))
+            )
+        return None
+
+    def _promotion(self) -> tuple[Plan, int, dict[str, Value]] | None:
+        """The asynchronous halving rule (Li et al. 2020, ASHA) on the non-dominated order (Schmucker et al. 2021, MO-ASHA):
+
+        a plan goes one rung up when it is among the best 1/eta of those completed at its rung.
+        """
+        if self.elapsed() < PROMOTE_FROM * self.setting.limits.seconds:
+            return None
+        for rung in range(len(self.rungs) - 2, self.base_rung - 1, -1):
+            known = [t for t in self.trials if t.plan.family in self.setting.families]
+            done = [t for t in known if t.rung == rung and t.status == "completed"]
+            if len(done) < ETA:
+                continue
+            ranks = nondominated_ranks(np.array([self.values(t) for t in done]))
+            order = sorted(range(len(done)), key=lambda i: (ranks[i], done[i].measurement.error))
+            for i in order[: len(done) // ETA]:
+                trial = done[i]
+                if (trial.plan.id, rung) not in self.promoted:
+                    self.promoted.add((trial.plan.id, rung))
+                    return trial.plan, rung + 1, dict(trial.point)
+        return None
+
+    def values(self, trial: Trial) -> list[float]:
+        """The objectives of a completed trial, minimised; a missing one counts as infinitely bad."""
+        steering = self.steering(trial)
+        read = (value_of(objective, steering) for objective in self.setting.objectives)
+        return [math.inf if value is None else value for value in read]
+
+    def steering(self, trial: Trial) -> Measurement:
+        """The measurement that steers the search. Where only trials are counted, times and memory, which differ from run to
+
+        run, are read off what doesn't: the cost prior's seconds and the artifact's bytes. Then a run is a function of its
+        seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
+        """
+        measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
+        if math.isfinite(self.setting.limits.seconds) or family is None:
+            return measured
+        seconds, size = (
+            self.cost.units(family, dict(trial.plan.params), trial.plan, trial.rows),
+            measured.size_bytes or 0.0,
+        )
+        call = 1e-5 + 5e-11 * size
+        return replace(
+            measured,
+            training_seconds=seconds,
+            training_cpu_seconds=seconds,
+            training_memory_bytes=size,
+            latency_p50_seconds=call,
+            latency_p99_seconds=None if measured.latency_p99_seconds is None else call,
+            rows_per_second=None if measured.rows_per_second is None else 1.0 / call,
+            load_seconds=0.1 + 1e-9 * size,
+            serving_memory_bytes=None if measured.serving_memory_bytes is None else size,
+            model_memory_bytes=size,
+        )
+
+    # -- what has ended -------------------------------------------------------------------------------------------
+
+    def _collect(self, seconds: float) -> None:
+        done, _ = wait(list(self._pending), timeout=seconds, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda f: self._pending[f][0].number):
+            trial, _job = self._pending.pop(future)
+            outcome = self._outcome(future)
+            measurement = Measurement()
+            refit: tuple[tuple[str, Any], ...] = ()
+            if outcome.status == "completed":
+                result: Result = outcome.value
+                measurement, refit = result.measurement, tuple(sorted(result.refit.items()))
+                self._keep_losses(trial.number, result)
+            self._end(
+                replace(
+                    trial,
+                    status=outcome.status,
+                    reason=outcome.reason,
+                    measurement=measurement,
+                    refit=refit,
+                    wall_seconds=outcome.wall_seconds,
+                    cpu_seconds=outcome.cpu_seconds,
+                )
+            )
+
+    def _outcome(self, future: Future[Outcome]) -> Outcome:
+        """How the trial of a future that is done ended: what an executor does to it is a status as well.
+
+        Where it is broken, or does so to many in a row, the search ends.
+        """
+        self._refused += 1
+        try:
+            outcome = future.result()
+            self._refused = 0
+            return outcome
+        except CancelledError:
+            return Outcome("crashed", "the executor cancelled it")
+        except pickle.PicklingError as error:
+            return Outcome("failed", f"it cannot be sent to the executor: {error}")
+        except BrokenExecutor as error:
+            self._refused = PATIENCE
+            return Outcome("crashed", f"the executor broke: {error}")
+        except Exception as error:
+            return Outcome("crashed", f"executor: {type(error).__name__}: {error}")
+        finally:
+            if self._refused >= PATIENCE and not self._broken:
+                log.warning("the executor runs no trials, and the search ends")
+                self._broken = True
+
+    def _keep_losses(self, number: int, result: Result) -> None:
+        self.losses.validation[number], self.losses.holdout[number] = result.validation, result.holdout
+        self.store.put_array(number, "validation", result.validation)
+        self.store.put_array(number, "holdout", result.holdout)
+
+    def _end(self, trial: Trial) -> None:
+        self.store.add_trial(trial)
+        self.store.set_meta("elapsed", self.spent_before + self.elapsed())
+        self.trials.append(trial)
+        self._learn(trial)
+        if trial.status == "completed":
+            log.debug(
+                "trial %d %s on %d rows: error %.5g in %.2f s",
+                trial.number,
+                trial.plan.family,
+                trial.rows,
+                trial.measurement.error or 0.0,
+                trial.wall_seconds,
+            )
+        else:
+            log.debug(
+                "trial %d %s on %d rows: %s, %s",
+                trial.number,
+                trial.plan.family,
+                trial.rows,
+                trial.status,
+                trial.reason,
+            )
+        if trial.status != "completed":
+            shutil.rmtree(self.folder(trial), ignore_errors=True)
+
+    def _learn(self, trial: Trial, *, fits: bool = True) -> None:
+        """What an ended trial says of costs, and to the strategy if its point `fits` in the space."""
+        family = self.setting.families.get(trial.plan.family)
+        if family is None:
+            return
+        folds, wall = self.setting.split.fits(), trial.wall_seconds
+        if trial.status == "completed":
+            fit = trial.measurement.training_seconds or 0.0
+            self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
+        elif trial.status == "timeout":  # it would have taken longer still
+            self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
+        if trial.rung == self.base_rung and fits:
+            values = self.values(trial) if trial.status == "completed" else None
+            self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
+
+    def best_rung(self) -> list[Trial]:
+        """The completed trials, each plan once, at the largest number of rows it was fitted on."""
+        latest: dict[str, Trial] = {}
+        for trial in self.trials:
+            known = trial.status == "completed" and trial.plan.family in self.setting.families
+            if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
+                latest[trial.plan.id] = trial
+        return list(latest.values())
+
+    def statuses(self) -> dict[str, int]:
+        counts = Counter(t.status for t in self.trials)
+        return {status: counts.get(status, 0) for status in STATUSES}
+
+    def tell_listener(self, stage: str) -> None:
+        if self.listener is None:
+            return
+        done = self.best_rung()
+        rows = []
+        if done:
+            ranks = nondominated_ranks(np.array([self.values(t) for t in done]))
+            for trial, rank in sorted(zip(done, ranks, strict=True), key=lambda pair: pair[0].measurement.error or 0.0):
+                m = trial.measurement
+                if rank == 0:
+                    rows.append(
+                        (
+                            trial.plan.family,
+                            m.error or math.nan,
+                            m.latency_p50_seconds or math.nan,
+                            m.size_bytes or math.nan,
+                        )
+                    )
+        self.listener(Progress(self.elapsed(), self.setting.limits.seconds, stage, self.statuses(), rows))
+
+
+def fits_in(branches: JointSpace, trial: Trial) -> bool:
+    """Whether the point of a former process's trial is one of the space as it is now: what is searched may have changed."""
+    try:
+        complete(branches, dict(trial.point))
+    except UsageError as problem:
+        log.info("trial %d counts, and the strategy is not told of it: %s", trial.number, problem)
+        return False
+    return True
+
+
+def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
+    """(status, reason, count) of what did not complete, the commonest first."""
+    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed")
+    return [(status, reason, count) for (status, reason), count in counts.most_common()]
+
+
+def first_plans(
+    families: Sequence[Family], facts: Facts, seconds: Callable[[dict[str, Any]], float]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(points to fit before anything else, points for a strategy that starts warm).
+
+    The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
+    other model is held against; then all families' starts, the cheapest by the prior first (an expensive member in the
+    middle makes the anytime curve flat for many times its price), the families alternating.
+    """
+    starts = [[{"family": f.name, **s} for s in f.starts(facts)] for f in families]
+    ahead = [s.pop(0) for s in starts[:2] if s]
+    ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
+    # the k-th start of a family counts k times its price: variants of one model wait for the other families' first
+    weighed = [
+        ((k + 1) * seconds(point), k, point)
+        for points in starts
+        for k, point in enumerate(p for p in points if p not in ahead)
+    ]
+    return ahead, [point for _, _, point in sorted(weighed, key=lambda w: w[:2])]

@@ -1,0 +1,41 @@
+"""The cost model learns a family's speed from what it observes, and is unsure before."""
+
+from __future__ import annotations
+
+from automl.estimators.families.linear import Linear
+from automl.estimators.families.tree import Tree
+from automl.estimators.family import Facts
+from automl.search.cost import OVERHEAD, CostModel
+from automl.search.plan import from_point
+
+FACTS = Facts("binary", 10_000, 10, 2)
+
+
+def test_a_measured_family_is_predicted_as_measured_and_scales_with_rows() -> None:
+    model, family = CostModel(FACTS), Linear()
+    plan = from_point({"family": "linear", **family.starts(FACTS)[0]}, family, FACTS, 1)
+    for _ in range(20):
+        model.observe(family, plan, 10_000, 2.0, OVERHEAD)
+    middle, high = model.predict(family, plan, 10_000)
+    assert 1.5 < middle < 2.5
+    assert middle < high < 2 * middle
+    assert model.predict(family, plan, 100_000)[0] > 3 * middle
+
+
+def test_an_unmeasured_family_has_a_wide_interval_and_learns_the_machine_from_others() -> None:
+    model, linear, tree = CostModel(FACTS), Linear(), Tree()
+    plan = from_point({"family": "tree", **tree.starts(FACTS)[0]}, tree, FACTS, 1)
+    before = model.predict(tree, plan, 10_000)
+    assert before[1] > 2 * before[0] - OVERHEAD
+    other = from_point({"family": "linear", **linear.starts(FACTS)[0]}, linear, FACTS, 1)
+    slow = 3 * model.units(linear, dict(other.params), other, 10_000)
+    for _ in range(5):
+        model.observe(linear, other, 10_000, slow, OVERHEAD)
+    assert model.predict(tree, plan, 10_000)[0] > before[0]
+
+
+def test_folds_multiply_the_time() -> None:
+    model, family = CostModel(FACTS), Linear()
+    plan = from_point({"family": "linear", **family.starts(FACTS)[0]}, family, FACTS, 1)
+    one, five = model.predict(family, plan, 10_000, 1)[0], model.predict(family, plan, 10_000, 5)[0]
+    assert abs((five - OVERHEAD) / (one - OVERHEAD) - 5) < 1e-6

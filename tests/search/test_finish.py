@@ -1,0 +1,182 @@
+"""The finish keeps what there is: an artifact that is gone, a race that was interrupted, a front of thousands."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+import time
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import automl
+from automl import Budget
+from automl.estimators.families.tree import Tree
+from automl.search import finish
+from automl.search.finish import exact_front, uninterrupted
+from automl.search.front import nondominated
+from automl.search.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3))
+    return X, (X[:, 0] + rng.normal(size=300) > 0).astype(int)
+
+
+QUICK: dict[str, Any] = {"families": ["baseline", "linear"], "budget": Budget(trials=2)}
+
+
+def test_the_exact_front_is_what_dominance_says() -> None:
+    rng = np.random.default_rng(0)
+    for levels in (3, 1000):
+        values = rng.integers(0, levels, size=(200, 3)).astype(float)
+        assert sorted(exact_front(values)) == list(np.flatnonzero(nondominated(values)))
+
+
+def test_a_front_of_thousands_is_found_at_once() -> None:
+    values = np.random.default_rng(0).random((5000, 4))
+    start = time.monotonic()
+    assert exact_front(values)
+    assert time.monotonic() - start < 2.0
+
+
+def test_a_signal_waits_for_the_end_of_the_block() -> None:
+    done = []
+    with uninterrupted() as held:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("written")
+    assert done == ["written"]
+    assert held == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("where", ["race", "supervise"])
+def test_an_interrupt_while_finishing_keeps_the_front(table: Any, where: str, monkeypatch: Any) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finish, where, interrupt)
+    model = automl.fit(*table, **QUICK)
+    assert model.interrupted_
+    best = model.front_[0]
+    assert best.predict(table[0]).shape == (300,)
+    if where == "race":  # the search's quick look is all there is: the rest is left open, and shown so
+        assert best.latency_p99_seconds is None
+        assert best.latency_p50_low is None
+        assert best.latency_p50_seconds > 0
+        assert best.disturbed
+        with pytest.raises(automl.errors.InfeasibleError, match="p99"):
+            model.front_.choose(max_latency_p99="1h")
+        assert "" in model.front_.table()[1]
+        assert model.front_._repr_html_()
+        assert len(model.leaderboard()) == len(model.front_)
+
+
+def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -> None:
+    original = finish.supervise
+
+    def fails_and_forgets(job: Any, *rest: Any) -> Any:
+        for folder in (job.data / "trials").iterdir():
+            (folder / "manifest.json").unlink()
+        return original(job, 0.0, *rest[1:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "supervise", fails_and_forgets)
+        with pytest.raises(automl.errors.InfeasibleError):
+            automl.fit(*table, families=["baseline"], budget=Budget(trials=1))
+
+
+class Fails(Objective):
+    name: ClassVar[str] = "fails"
+    unit: ClassVar[str] = ""
+    quantity: ClassVar[str] = "columns"
+
+    def read(self, measurement: Any) -> float | None:
+        raise RuntimeError("no such figure")
+
+
+def test_an_objective_that_raises_is_warned_of_once(table: Any, caplog: Any) -> None:
+    model = automl.fit(*table, **QUICK, objectives=["error", Fails()])
+    assert len(model.front_) >= 1
+    assert sum("no such figure" in r.getMessage() for r in caplog.records) == 1
+
+
+class Refuses(Executor):
+    """An executor that does to its tasks what can happen to them."""
+
+    _max_workers = 1
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if isinstance(self.error, CancelledError):
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        elif self.error is not None:
+            future.set_exception(self.error)
+        return future
+
+
+@pytest.mark.parametrize(
+    "error", [pickle.PicklingError("no"), BrokenExecutor("dead"), CancelledError(), OSError("gone")], ids=str
+)
+def test_what_an_executor_does_is_a_status(table: Any, error: BaseException) -> None:
+    model = automl.fit(*table, families=["baseline", "linear"], budget=5, executor=Refuses(error))
+    trials = model.front_.found["trials"]
+    assert trials["crashed"] + trials["failed"] >= 1
+    assert model.front_[0].family in ("baseline", "linear")
+
+
+def test_an_executor_that_never_ends_a_task_does_not_hold_the_budget(table: Any) -> None:
+    start = time.monotonic()
+    model = automl.fit(*table, families=["baseline"], budget=5, executor=Refuses(None))
+    assert time.monotonic() - start < 6.0
+    assert model.front_.found["trials"]["timeout"] >= 1
+
+
+class OwnTree(Tree):
+    name: ClassVar[str] = "own_tree"
+    order: ClassVar[int] = 1
+
+    def build(self, *args: Any, **options: Any) -> Any:
+        import resource
+
+        return super().build(*args, **options) if resource.getrlimit(resource.RLIMIT_DATA)[0] > 0 else None
+
+
+def test_a_family_of_the_users_is_never_fitted_in_the_caller(table: Any, monkeypatch: Any) -> None:
+    from automl.search import study
+
+    seen: list[str] = []
+    real = study.fit_here
+    monkeypatch.setattr(study, "fit_here", lambda job: seen.append(job.family.name) or real(job))
+    automl.fit(*table, families=["baseline", OwnTree()], budget=4)
+    assert set(seen) <= {"baseline"}
+
+
+def test_the_memory_limit_holds_for_all_trials_together() -> None:
+    from dataclasses import replace
+
+    from automl.run import Options, share_memory
+
+    options: Any = Options(None, (), (), "auto", 60.0, None, 200_000_000, 8, False, 0, 0.0)  # type: ignore[arg-type]
+    assert share_memory(options, 8) == (3, 66_666_666)
+    assert share_memory(replace(options, memory_bytes=10_000_000), 8) == (1, 10_000_000)
+    assert share_memory(replace(options, memory_bytes=None, budget_seconds=math.inf), 2)[0] == 2
+
+
+def test_test_scores_are_kept_in_the_run_folder(table: Any, tmp_path: Path) -> None:
+    model = automl.fit(*table, **QUICK, run_dir=tmp_path / "run")
+    model.front_.score_on(*table)
+    again = automl.front.open_run(tmp_path / "run")
+    assert [m.test_score for m in again] == [m.test_score for m in model.front_]

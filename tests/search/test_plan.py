@@ -1,0 +1,36 @@
+"""A plan is plain data: it survives JSON, equal plans have equal ids, and a point that strategy proposes becomes one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from automl.estimators.families import FAMILIES
+from automl.estimators.family import Facts, Family
+from automl.search.plan import Plan, branches, from_point
+from automl.search.space import complete, sample_branch
+
+FACTS = Facts("binary", 5000, 120, 2, categorical=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_points_become_plans_that_survive_json(family: Family) -> None:
+    joint = branches([family], FACTS, (2, 1))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        plan = from_point(sample_branch(joint[0], rng), family, FACTS, 2)
+        again = Plan.from_dict(json.loads(json.dumps(plan.as_dict())))
+        assert again == plan
+        assert again.id == plan.id
+        assert hash(again) == hash(plan)
+
+
+def test_a_fraction_without_a_selection_is_no_plan_of_its_own() -> None:
+    family = FAMILIES[1]
+    joint = branches([family], FACTS, (1,))
+    point = complete(joint, {"family": family.name})
+    a = from_point({**point, "selection": "none", "fraction": 0.5}, family, FACTS, 1)
+    b = from_point({**point, "selection": "gain", "fraction": 1.0}, family, FACTS, 1)
+    assert a == b

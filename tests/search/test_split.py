@@ -1,0 +1,251 @@
+"""How rows are held apart: nothing is in two parts, every rung is stratified, groups and time are respected."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.model_selection import KFold, PredefinedSplit, RepeatedKFold, ShuffleSplit, TimeSeriesSplit
+
+from automl.estimators.errors import DataError, UsageError
+from automl.search.split import Split, make_split
+
+
+def parts(split: Split) -> list[set[int]]:
+    return [set(split.train.tolist()), set(split.validation.tolist()), set(split.holdout.tolist())]
+
+
+def test_large_table_is_cut_in_three_disjoint_stratified_parts() -> None:
+    y = (np.arange(30_000) % 10 == 0).astype(np.int32)
+    split = make_split(y, "binary", 0)
+    train, validation, holdout = parts(split)
+    assert not train & validation
+    assert not train & holdout
+    assert not validation & holdout
+    assert len(train | validation | holdout) == len(y)
+    for rows in (split.train, split.validation, split.holdout, split.train[: split.rungs()[0]]):
+        assert y[rows].mean() == pytest.approx(0.1, abs=0.002)
+
+
+def test_rungs_are_nested_prefixes_that_grow_by_four() -> None:
+    split = make_split(np.arange(100_000) % 2, "binary", 0)
+    rungs = split.rungs()
+    assert rungs[-1] == len(split.train)
+    assert all(b // 4 == a for a, b in itertools.pairwise(rungs))
+    assert rungs[0] >= 2000
+
+
+def test_small_table_is_cross_validated_and_every_row_has_a_fold() -> None:
+    y = np.arange(500) % 3
+    split = make_split(y, "multiclass", 0)
+    assert split.score_from == "cross-validation"
+    assert split.fits() == 5
+    assert split.rungs() == [400]
+    assert sorted(split.scored.tolist()) == list(range(500))
+    for train, validation in split.folds:
+        assert not set(train.tolist()) & set(validation.tolist())
+        assert np.bincount(y[validation]).min() >= 33
+
+
+def test_a_class_with_one_member_is_always_trained_on() -> None:
+    y = np.array([0] * 20 + [1] * 20 + [2])
+    split = make_split(y, "multiclass", 0)
+    assert all(40 in train for train, _ in split.folds)
+    assert 40 not in split.scored
+    assert not split.notes
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 20, 50, 6000])
+def test_one_positive_is_trained_on_and_scored_with_a_note(n: int) -> None:
+    y = np.array([1] + [0] * (n - 1))
+    split = make_split(y, "binary", 0)
+    assert all(0 in train for train, _ in split.folds)
+    assert len(set(y[split.scored].tolist())) == 2
+    assert "better than it will be" in split.notes[0]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_tiny_regression_has_rows_in_every_part(n: int) -> None:
+    split = make_split(np.arange(float(n)), "regression", 0)
+    assert all(len(train) and len(validation) for train, validation in split.folds)
+    assert split.rungs()[0] >= 1
+
+
+def test_ten_classes_of_one_row_are_refused() -> None:
+    with pytest.raises(DataError, match="a class of its own"):
+        make_split(np.arange(10), "multiclass", 0)
+
+
+def test_few_positives_in_a_long_table_are_cross_validated() -> None:
+    y = np.zeros(8000, int)
+    y[[5, 6, 7, 8]] = 1
+    assert make_split(y, "binary", 0).fits() == 5
+
+
+@pytest.mark.parametrize("n", [300, 9000])
+def test_groups_never_stand_on_both_sides(n: int) -> None:
+    groups = np.arange(n) // 7
+    split = make_split(np.arange(n) % 2, "binary", 0, groups=groups)
+    sides = [*split.folds] or [
+        (split.train, split.validation),
+        (split.train, split.holdout),
+        (split.validation, split.holdout),
+    ]
+    for a, b in sides:
+        assert not set(groups[a].tolist()) & set(groups[b].tolist())
+    assert split.score_from == ("cross-validation" if n == 300 else "holdout")
+
+
+def test_three_unequal_groups_fill_the_three_parts() -> None:
+    groups = np.repeat([0, 1, 2], [4000, 1000, 1000])
+    for seed in range(5):
+        split = make_split(np.arange(6000) % 2, "binary", seed, groups=groups)
+        assert [len(split.train), len(split.validation), len(split.holdout)] == [4000, 1000, 1000]
+
+
+def test_two_groups_of_a_long_table_are_cross_validated() -> None:
+    split = make_split(np.arange(6000) % 2, "binary", 0, groups=np.arange(6000) // 5000)
+    assert sorted(len(v) for _, v in split.folds) == [1000, 5000]
+
+
+@pytest.mark.parametrize("n", [60, 6000])
+def test_a_group_that_alone_holds_a_class_is_trained_on(n: int) -> None:
+    groups = np.arange(n) * 12 // n
+    y = np.where(groups == 3, 2, np.arange(n) % 2)
+    for seed in range(5):
+        split = make_split(y, "multiclass", seed, groups=groups)
+        for train in [train for train, _ in split.folds] or [split.train]:
+            assert set(y[train].tolist()) == {0, 1, 2}
+
+
+def test_groups_that_are_the_classes_are_refused() -> None:
+    y = np.arange(100) % 2
+    with pytest.raises(DataError, match="leaves a class without rows"):
+        make_split(y, "binary", 0, groups=y)
+
+
+def test_one_group_is_refused() -> None:
+    with pytest.raises(DataError, match="at least 2"):
+        make_split(np.arange(100) % 2, "binary", 0, groups=np.zeros(100))
+
+
+def test_time_never_trains_on_the_future() -> None:
+    time = np.random.default_rng(0).permutation(6000)
+    split = make_split(np.arange(6000.0), "regression", 0, time=time)
+    assert time[split.train].max() < time[split.validation].min()
+    assert time[split.validation].max() < time[split.holdout].min()
+
+
+def test_a_small_holdout_validates() -> None:
+    split = make_split(np.arange(400) % 2, "binary", 0, time=np.arange(400))
+    assert (len(split.validation), len(split.holdout), split.score_from) == (120, 0, "validation")
+
+
+def test_a_holdout_of_one_class_validates() -> None:
+    y = np.arange(6000) % 2
+    y[-900:] = 0
+    split = make_split(y, "binary", 0, time=np.arange(6000))
+    assert (len(split.validation), len(split.holdout)) == (1600, 0)
+
+
+def test_a_class_of_the_latest_rows_alone_is_refused_by_name() -> None:
+    y = np.arange(100) // 90
+    with pytest.raises(DataError, match="'late' has no row to train on"):
+        make_split(y, "binary", 0, time=np.arange(100), classes=("early", "late"))
+
+
+def test_validation_rows_of_one_class_are_refused_by_name() -> None:
+    y = np.arange(100) % 2
+    with pytest.raises(DataError, match="of class 'no'"):
+        make_split(y, "binary", 0, validation=np.arange(0, 40, 2), classes=("no", "yes"))
+
+
+def test_time_excludes_other_ways_of_splitting() -> None:
+    with pytest.raises(UsageError, match="give one of them"):
+        make_split(np.arange(100) % 2, "binary", 0, time=np.arange(100), groups=np.arange(100))
+
+
+@pytest.mark.parametrize(("given", "source"), [(100, "validation"), (1200, "holdout")])
+def test_users_validation_rows_are_not_trained_on(given: int, source: str) -> None:
+    rows = np.arange(3000 - given, 3000)
+    split = make_split(np.arange(3000) % 2, "binary", 0, validation=rows)
+    assert not set(split.train.tolist()) & set(rows.tolist())
+    assert set(split.scored.tolist()) == set(rows.tolist())
+    assert split.score_from == source
+
+
+def test_a_time_series_splitter_never_trains_on_the_future() -> None:
+    split = make_split(np.arange(120.0), "regression", 0, splitter=TimeSeriesSplit(4))
+    assert split.fits() == 4
+    assert all(train.max() < validation.min() for train, validation in split.folds)
+    assert split.rungs() == [int(np.median([len(t) for t, _ in split.folds]))]
+
+
+@pytest.mark.parametrize(
+    ("splitter", "fits", "scored"),
+    [
+        (KFold(3), 3, 100),
+        (RepeatedKFold(n_splits=3, n_repeats=2, random_state=0), 3, 100),
+        (ShuffleSplit(1, test_size=0.2, random_state=0), 1, 20),
+        (PredefinedSplit([-1] * 70 + [0] * 30), 1, 30),
+    ],
+    ids=["kfold", "repeated", "shuffle", "predefined"],
+)
+def test_any_splitter_gives_the_folds(splitter: Any, fits: int, scored: int) -> None:
+    split = make_split(np.arange(100) % 2, "binary", 0, splitter=splitter)
+    assert split.fits() == fits
+    assert len(split.scored) == len(set(split.scored.tolist())) == scored
+    assert split.rungs()[0] >= 66
+    assert split.score_from == ("cross-validation" if fits > 1 else "validation")
+
+
+def test_folds_of_a_splitter_that_starve_a_class_are_left_out() -> None:
+    y = np.repeat([0, 1], 50)
+    with pytest.raises(DataError, match="KFold gives no fold"):
+        make_split(y, "binary", 0, splitter=KFold(2))
+    split = make_split(np.roll(y, 30), "binary", 0, splitter=TimeSeriesSplit(4))
+    assert all(set(np.roll(y, 30)[train].tolist()) == {0, 1} for train, _ in split.folds)
+    y[10:90] = np.arange(80) % 2
+    assert "left out" not in "".join(make_split(y, "binary", 0, splitter=KFold(2)).notes)
+
+
+class Odd:
+    """A splitter that yields what it is given."""
+
+    def __init__(self, *folds: tuple[list[int], list[int]]) -> None:
+        self.folds = folds
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[list[int], list[int]]]:
+        yield from self.folds
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        (Odd(), "no fold"),
+        (Odd(([0, 1, 2], [2, 3])), "trains on 1 rows it validates"),
+        (Odd(([0, 1, 2], [300])), "cannot split"),
+        (KFold(50), "cannot split"),
+    ],
+    ids=["none", "overlapping", "outside", "too many"],
+)
+def test_splitters_that_do_not_split_are_refused(splitter: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_split(np.arange(20) % 2, "binary", 0, splitter=splitter)
+
+
+def test_a_split_survives_its_file(tmp_path: Path) -> None:
+    tables = [np.arange(200) % 2, np.arange(8000) % 2, np.array([1] + [0] * 20)]
+    for y in tables:
+        split = make_split(y, "binary", 1)
+        split.save(tmp_path / "split.npz")
+        again = Split.open(tmp_path / "split.npz")
+        assert np.array_equal(split.train, again.train)
+        assert np.array_equal(split.scored, again.scored)
+        assert [t.tolist() for t, _ in split.folds] == [t.tolist() for t, _ in again.folds]
+        assert split.rungs() == again.rungs()
+        assert split.notes == again.notes
