@@ -1,0 +1,266 @@
+"""`automl fit` and `automl resume`: a search, then its front."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from automl.estimators.errors import AutoMLError, InfeasibleError, UsageError
+
+from . import show
+from .options import BYTES, NAMES, SECONDS, STARTED, DataFile, Existing, common, limits, within
+
+if TYPE_CHECKING:
+    from ..front import Front
+
+DEFAULT_SECONDS = 300.0
+SCORED_MODELS, CELL_SECONDS = 12, 3e-7
+"""Scoring the test file takes about this many seconds a cell and model (benchmarks/tables.py, on two cores)."""
+TASKS = ("binary", "multiclass", "regression")
+STRATEGIES = ("auto", "random", "grid", "bayesian", "nsga2")
+
+FIT_HELP = """Search for models of the column --target in TRAIN (CSV or Parquet) and write their front to a run folder.
+
+\b
+Examples:
+  automl fit train.csv --target income
+  automl fit train.csv --target income --budget 10m --out runs/income --test test.csv
+  automl fit train.csv --target price --max-latency 100us --max-memory 60MB
+  automl fit train.csv --target price --families linear,lightgbm --metric mae --json > front.json
+"""
+
+RESUME_HELP = """Continue an interrupted or finished run; no completed trial is lost.
+
+\b
+Examples:
+  automl resume train-run                spend what was left of its budget
+  automl resume train-run --budget 10m   spend ten minutes more
+"""
+
+
+@click.command("fit", help=FIT_HELP, short_help="Search, and write the front of models to a run folder.")
+@click.argument("train", type=DataFile())
+@click.option("--target", metavar="COL", required=True, help="The column to predict.")
+@click.option(
+    "--budget", type=SECONDS, metavar="T", help="Wall time for everything, such as 90s, 5m, 1h.  [default: 5m]"
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), metavar="N", help="Stop after so many trials; alone, time is no limit."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="The run folder.  [default: ./NAME-run]")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
+@click.option("--test", type=DataFile(), metavar="FILE", help="Untouched rows to score every model of the front on.")
+@click.option("--task", type=click.Choice(TASKS), help="What the target is, where the guess is wrong.")
+@click.option("--metric", metavar="M", help="roc_auc, log_loss, rmse, mae, accuracy, ... or any scikit-learn scorer.")
+@click.option(
+    "--objectives",
+    type=NAMES,
+    metavar="NAMES",
+    help="What the front trades.  [default: error,training_time,latency,memory]",
+)
+@click.option("--families", type=NAMES, metavar="NAMES", help="Only these model families (see `automl families`).")
+@click.option("--exclude", type=NAMES, metavar="NAMES", help="All families but these.")
+@click.option(
+    "--strategy", type=click.Choice(STRATEGIES), default="auto", show_default=True, help="What chooses the next plan."
+)
+@limits
+@click.option("--sep", metavar="C", help="CSV: the character between cells; `\\t` for a tab.  [default: guessed]")
+@click.option("--decimal", metavar="C", help="CSV: the decimal character.  [default: guessed]")
+@click.option("--encoding", metavar="E", help="CSV: such as utf-8 or cp1252.  [default: guessed]")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Rows with too many cells.",
+)
+@click.option(
+    "--infinite", type=click.Choice(["error", "missing"]), default="error", show_default=True, help="Infinite numbers."
+)
+@click.option("--weights", metavar="COL", help="The column of row weights; not an input.")
+@click.option("--groups", metavar="COL", help="Rows of one group never stand on both sides of a split; not an input.")
+@click.option("--time", metavar="COL", help="Rows are split in this order: the latest validate.")
+@click.option("--memory-limit", type=BYTES, metavar="SIZE", help="Hard cap on the trials' memory, such as 4GB.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the network family trains.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
+@common
+def fit(train: Path, **options: Any) -> None:
+    out = options["out"] or Path(f"{run_name(train)}-run")
+    check_out(out, overwrite=options["overwrite"])
+    check_names(options)
+    if options["test"] is not None:
+        check_test(options["test"], options)
+    from .. import api
+    from ..progress import watch
+
+    with watch(quiet=options["quiet"], verbose=options["verbose"]) as view:
+        try:
+            model = api.fit(train, run_dir=out, _start=STARTED, _listener=view, **arguments(options))
+        except InfeasibleError as error:
+            raise InfeasibleError(f"{error}{kept(out)}", error.nearest) from error
+        if options["test"] is not None:
+            score_on(model.front_, options["test"], options)
+    show_front(model.front_, out, as_json=options["as_json"])
+
+
+@click.command("resume", help=RESUME_HELP, short_help="Continue an interrupted or finished run.")
+@click.argument("run", type=Existing())
+@click.option("--budget", type=SECONDS, metavar="T", help="Wall time to spend now.  [default: what was left]")
+@common
+def resume(run: Path, budget: float | None, *, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+    from .. import api
+    from ..progress import watch
+
+    with watch(quiet=quiet, verbose=verbose) as view:
+        model = api.resume(run, budget, _start=STARTED, _listener=view)
+    show_front(model.front_, run, as_json=as_json)
+
+
+def arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The command line's options as the keywords of `automl.fit`."""
+    from ..api import Budget
+
+    time = options["budget"] or (None if options["trials"] else DEFAULT_SECONDS)
+    same = ("target", "task", "groups", "time", "metric", "objectives", "families", "exclude", "strategy")
+    return {
+        **{name: options[name] for name in same},
+        **within(options),
+        "budget": time if options["trials"] is None else Budget(time=time, trials=options["trials"]),
+        "reading": reading(options) | {"infinite": options["infinite"], "weights": options["weights"]},
+        "memory_limit": options["memory_limit"],
+        "n_jobs": options["jobs"],
+        "device": options["device"],
+        "random_state": options["seed"],
+        "overwrite": options["overwrite"],
+        "_extra_seconds": 0.0 if options["test"] is None else test_seconds(options["test"], time),
+    }
+
+
+def reading(options: dict[str, Any]) -> dict[str, Any]:
+    """How a file is read."""
+    names = ("sep", "decimal", "encoding", "bad_rows")
+    found = {name: options[name] for name in names if options[name] is not None}
+    if found.get("sep") in ("\\t", "tab"):
+        found["sep"] = "\t"
+    return found
+
+
+def check_test(path: Path, options: dict[str, Any]) -> None:
+    """Refuses a test file without the columns that it needs, before anything is spent on the search."""
+    from ..dialect import sniff
+    from ..source import open_source
+
+    with open_source(path, options["encoding"]) as source:
+        if source.kind == "parquet":
+            from pyarrow.parquet import read_schema
+
+            columns = read_schema(source.stream).names
+        else:
+            columns = list(sniff(source.rewind(), source.name, reading(options).get("sep"), options["decimal"]).header)
+    for option in ("target", "weights"):
+        name = options[option]
+        if name is not None and name not in columns:
+            raise UsageError(f"--test {path} has no column {name!r}, which --{option} names")
+
+
+def kept(run: Path) -> str:
+    """Where to see what a run found, if it found something."""
+    from ..front import open_run
+
+    try:
+        open_run(run)
+    except AutoMLError:  # it ended before its first model
+        return ""
+    return f" The run is kept: `automl front {run}` shows what it found."
+
+
+def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
+    """Scores every model of the front on the rows of a file that have a target."""
+    from ..dataset import read_frame
+
+    frame = read_frame(path, **reading(options))
+    columns = [options[name] for name in ("target", "weights") if options[name] is not None]
+    frame = frame[frame[options["target"]].notna()]
+    weights = None if options["weights"] is None else frame[options["weights"]].to_numpy(float)
+    inputs = frame.drop(columns=columns)
+    front.score_on(inputs, frame[options["target"]].to_numpy(), sample_weight=weights)
+
+
+def test_seconds(path: Path, budget: float | None) -> float:
+    """Seconds kept back to score a dozen models on the test file, by its cells; at most a fifth of the budget."""
+    rows, columns = shape_of(path)
+    return min(0.4 + SCORED_MODELS * CELL_SECONDS * rows * columns, math.inf if budget is None else 0.2 * budget)
+
+
+def shape_of(path: Path) -> tuple[float, int]:
+    """(rows, columns) of a file, the rows of a CSV by the length of its first lines; cheap, and only about right."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    size = path.stat().st_size
+    if head[:4] == b"PAR1":
+        from pyarrow import parquet
+
+        described = parquet.read_metadata(path)
+        return float(described.num_rows), int(described.num_columns)
+    lines = head.splitlines()
+    if head[:2] in (b"\x1f\x8b", b"PK") or head[:4] == b"(\xb5/\xfd" or len(lines) < 2:
+        return 8.0 * size / 80, 10  # compressed: as if it were text of ten columns
+    columns = max(lines[0].count(c) for c in (b",", b";", b"\t", b"|")) + 1
+    return size * len(lines) / max(1, len(head)), columns
+
+
+def run_name(train: Path) -> str:
+    """ "adult" for adult.csv.gz."""
+    return re.sub(r"(\.(csv|tsv|txt|parquet|pq|gz|zip|zst|bz2|xz))+$", "", train.name, flags=re.IGNORECASE) or "automl"
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuses a run folder that exists or cannot be made, before anything slow is imported."""
+    if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
+        raise UsageError(
+            f"{out} exists: choose another --out, continue it with `automl resume {out}`, or pass --overwrite"
+        )
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: {parent} is not a folder that can be written to; choose another")
+
+
+def check_names(options: dict[str, Any]) -> None:
+    """Refuses unknown families, objectives and metrics before the data is read and scikit-learn imported."""
+    from types import SimpleNamespace
+
+    from automl.search.metric import KNOWN, Metric
+
+    from ..inputs import resolve_families, resolve_objectives
+
+    resolve_families(options["families"], options["exclude"])
+    resolve_objectives(options["objectives"])
+    metric, task = options["metric"], options["task"]
+    if metric is not None and (task is not None or metric not in KNOWN):
+        named: Any = SimpleNamespace(kind=task or "binary", classes=())
+        Metric.resolve(metric, named)
+
+
+def show_front(front: Front, run: Path, *, as_json: bool) -> None:
+    """The front on stdout, and on stderr what to do next."""
+    if as_json:
+        show.as_json(front.as_dict())
+        return
+    show.table(front.table())
+    best = front[0].id
+    click.echo(
+        f"choose one: automl choose {run} --max-latency 1ms; take one: automl export {run} --model {best} -o PATH",
+        err=True,
+    )

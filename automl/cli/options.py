@@ -1,0 +1,138 @@
+"""What the commands share: option types that read units, and the options that several commands have."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import automl
+from automl.estimators.errors import AutoMLError
+from automl.search import units
+
+if TYPE_CHECKING:
+    Type = click.ParamType[Any]
+else:
+    Type = click.ParamType  # no generic before click 8.2
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STARTED = time.monotonic()
+"""When the command began: its budget counts from here."""
+VERSION = click.version_option(automl.__version__, "--version", prog_name="automl")
+
+
+class Quantity(Type):
+    """A number with a unit, read by one of the functions of `units`."""
+
+    def __init__(self, name: str, read: Callable[[object, str], float]) -> None:
+        self.name = name
+        self.read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self.read(value, param.opts[0] if param else self.name)
+        except AutoMLError as error:
+            raise click.UsageError(f"{error}.", ctx) from error
+
+
+SECONDS = Quantity("time", units.seconds)
+BYTES = Quantity("size", units.size)
+
+
+class Names(Type):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        found = [part.strip() for part in str(value).split(",") if part.strip()]
+        return found or self.fail("is empty; write names with commas between them", param, ctx)
+
+
+NAMES = Names()
+
+
+class DataFile(Type):
+    """A regular file that exists."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+            raise click.UsageError(f"{path}: {reason}{_near(path)}.", ctx) from error
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise click.UsageError(f"{path} is {what}; give a CSV or Parquet file.", ctx)
+        return path
+
+
+class Existing(Type):
+    """A run folder or an artifact: a path that exists."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if not path.exists():
+            raise click.UsageError(f"{path}: no such folder or file{_near(path)}.", ctx)
+        return path
+
+
+def _near(path: Path) -> str:
+    """ ", did you mean X?" for a name in the same folder that looks like it."""
+    from difflib import get_close_matches
+
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:  # the folder is not there either, or not ours to read
+        return ""
+    near = get_close_matches(path.name, names, n=1)
+    return f", did you mean {path.parent / near[0]}?" if near else ""
+
+
+def common(command: Command) -> Command:
+    """--json, --quiet, --verbose, --debug and --version."""
+    for option in (
+        VERSION,
+        click.option("--debug", is_flag=True, help="On an unexpected error show its traceback."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr: a line for each trial."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr, only warnings."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def limits(command: Command) -> Command:
+    """The limits of `choose`: no model outside them is ever given."""
+    for option in (
+        click.option(
+            "--min-score", type=float, metavar="X", help="The metric, at least (at most, where lower is better)."
+        ),
+        click.option("--max-training-time", type=SECONDS, metavar="T", help="Wall time of the fit on all rows."),
+        click.option("--max-size", type=BYTES, metavar="SIZE", help="Bytes of the artifact, such as 10MB."),
+        click.option("--max-memory", type=BYTES, metavar="SIZE", help="Serving memory above a bare interpreter."),
+        click.option("--max-latency-p99", type=SECONDS, metavar="T", help="One row, 99th percentile."),
+        click.option("--max-latency", type=SECONDS, metavar="T", help="One row, median, such as 1ms or 100us."),
+    ):
+        command = option(command)
+    return command
+
+
+LIMITS = ("max_latency", "max_latency_p99", "max_memory", "max_size", "max_training_time", "min_score")
+
+
+def within(options: dict[str, Any]) -> dict[str, Any]:
+    """The limits that were given."""
+    return {name: options[name] for name in LIMITS if options.get(name) is not None}

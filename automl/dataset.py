@@ -1,0 +1,332 @@
+"""Tables from files: CSV of any separator, encoding and compression, and Parquet."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automl.estimators.errors import DataError, ResourceError, UsageError
+from automl.estimators.runtime import shown
+
+from .dialect import Dialect, looks_even, sniff, wrong_records
+from .source import IN_MEMORY, Source, open_source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from automl.estimators.table import Table
+
+_INDEX_LEVEL = re.compile(r"__index_level_\d+__")
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    target: str,
+    *,
+    task: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    bad_rows: str = "error",
+    infinite: str = "error",
+    weights: str | None = None,
+    drop: Sequence[str] = (),
+) -> Table:
+    """The table in a CSV or Parquet file ("-": standard input), its `target` column as y.
+
+    `sep`, `decimal` and `encoding` override what is found; `bad_rows` is "error" or "skip" (counted in the notes),
+    `infinite` "error" or "missing"; `weights` names a column of sample weights, `drop` columns that are no inputs.
+    Raises UsageError for a missing file or column, DataError for the content, ResourceError for a missing package.
+    """
+    from automl.estimators.inputs import Inputs
+    from automl.estimators.table import from_frame
+
+    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows)
+    with columns:
+        for name, role in ((target, "target"), (weights, "weights"), *((d, "drop") for d in drop)):
+            if name is not None:
+                _require(columns.names, name, role, path)
+        if target == weights or target in drop:
+            raise UsageError(f"column {shown(target)} is the target: it cannot be the weights or be dropped as well")
+        apart = {target, weights, *drop}
+        names = [name for name in columns.names if name not in apart]
+        if not names:
+            raise DataError(f"{path} has no column beside the target {shown(target)}: at least one input is needed")
+
+        def read(place: int, kept: NDArray[np.int64] | None) -> Any:
+            column = columns.read(names[place])
+            return column if kept is None else column.iloc[kept]
+
+        table = from_frame(
+            Inputs(columns.rows, names, read, True),
+            _whole(columns.read(target)),
+            task=task,
+            weights=None if weights is None else _weights(columns.read(weights), weights),
+            infinite=infinite,
+            target=target,
+            source=str(path),
+            decimal=hint,
+            first_row=2,
+        )
+    table.notes = (*notes, *table.notes)
+    return table
+
+
+def read_frame(
+    path: str | os.PathLike[str],
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    bad_rows: str = "error",
+) -> pd.DataFrame:
+    """The file as a pandas DataFrame, read by the same rules as `read_table`."""
+    columns, _, _ = _read(path, sep, decimal, encoding, bad_rows)
+    with columns:
+        frame: pd.DataFrame = columns.frame()
+        return frame
+
+
+def _require(columns: Any, name: str, role: str, path: Any) -> None:
+    if name in columns:
+        return
+    lower = {c.lower().strip(): c for c in columns}
+    near = [lower[n] for n in difflib.get_close_matches(name.lower().strip(), list(lower), 1, 0.5)]
+    known = ", ".join(shown(c) for c in columns[:10]) + (
+        f" and {len(columns) - 10:,} more" if len(columns) > 10 else ""
+    )
+    guess = f"did you mean {shown(near[0])}? " if near else ""
+    raise UsageError(f"{path} has no column {shown(name)} for {role}: {guess}(it has {known})")
+
+
+def _whole(y: Any) -> Any:
+    """Whole numbers that are floats only because some cells are empty, as whole numbers again."""
+    if y.dtype.kind == "f" and y.isna().any():
+        values = y.dropna()
+        if len(values) and bool((np.floor(values) == values).all()) and float(values.abs().max()) < 2**53:
+            return y.astype("Int64")
+    return y
+
+
+def _weights(column: Any, name: str) -> Any:
+    if column.dtype.kind not in "fiub":
+        raise DataError(f"the weights column {shown(name)} is not numeric: it holds {shown(column.iloc[0])}")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+# --- files to columns -----------------------------------------------------------------------------------------------------------------
+
+
+class _Frame:
+    """The columns of a frame that has been read."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+        frame.columns = [str(c) for c in frame.columns]
+        self.names: list[str] = list(frame.columns)
+        self.rows = len(frame)
+
+    def __enter__(self) -> _Frame:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._frame
+
+    def read(self, name: str) -> Any:
+        return self._frame[name]
+
+    def frame(self) -> Any:
+        return self._frame
+
+
+class _Parquet:
+    """The columns of a Parquet file, each read when it is asked for, so that the whole frame is never in memory."""
+
+    def __init__(self, source: Source, close: Callable[[], object]) -> None:
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError:
+            close()
+            raise ResourceError(
+                f'{source.name} is a Parquet file; to read it: pip install "automl-frontier[parquet]"'
+            ) from None
+        self._name, self._close = source.name, close
+        with self._named():
+            self._file = parquet.ParquetFile(source.stream)
+            listed = list(self._file.schema_arrow.names)
+        self.names: list[str] = [
+            n for n in listed if not _INDEX_LEVEL.fullmatch(n)
+        ]  # pandas' unnamed index is no input
+        self.rows = int(self._file.metadata.num_rows)
+        twice = (
+            next((n for i, n in enumerate(self.names) if n in self.names[:i]), None)
+            if len(set(listed)) < len(listed)
+            else None
+        )
+        if twice is not None or not self.rows:
+            close()
+            what = f"has the column name {shown(twice)} twice: rename one" if twice is not None else "has no rows"
+            raise DataError(f"{source.name} {what}")
+
+    def __enter__(self) -> _Parquet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import pyarrow
+
+        self._close()
+        pyarrow.default_memory_pool().release_unused()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Arrow's errors, of a dozen classes, as ours."""
+        try:
+            yield
+        except MemoryError:
+            self._close()
+            raise ResourceError(f"{self._name} does not fit in memory") from None
+        except Exception as error:
+            self._close()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self._name} is a damaged or unreadable Parquet file: {reason}") from None
+
+    def read(self, name: str) -> Any:
+        import pyarrow
+
+        with self._named():
+            pyarrow.default_memory_pool().release_unused()  # what reading the column before left behind
+            column = self._file.read(columns=[name], use_threads=False).to_pandas(ignore_metadata=True)[name]
+            pyarrow.default_memory_pool().release_unused()
+            return column
+
+    def frame(self) -> Any:
+        with self._named():
+            return self._file.read(columns=self.names).to_pandas(ignore_metadata=True)
+
+
+def _read(
+    path: str | os.PathLike[str], sep: str | None, decimal: str | None, encoding: str | None, bad_rows: str
+) -> tuple[_Frame | _Parquet, list[str], str | None]:
+    """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller."""
+    if bad_rows not in ("error", "skip"):
+        raise UsageError(f'bad_rows {shown(bad_rows)} is not known: "error" or "skip"')
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(path, encoding))
+        if source.kind == "parquet":
+            return _Parquet(source, stack.pop_all().close), source.notes, None
+        dialect = sniff(source.rewind(), source.name, sep, decimal)
+        _check_header(source.name, dialect)
+        frame, notes = _read_csv(source, dialect, bad_rows)
+        hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
+        return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
+
+
+def _read_csv(source: Source, dialect: Dialect, bad_rows: str) -> tuple[Any, list[str]]:
+    """(frame, notes). Raises DataError with the line of a record with too many or too few fields, unless they are skipped."""
+    notes: list[str] = []
+    try:
+        if bad_rows == "skip":
+            with tempfile.SpooledTemporaryFile(IN_MEMORY) as clean:
+                notes = _without_wrong(source, dialect, clean)
+                frame = _parse(clean, source.name, dialect)
+        else:
+            frame = _parse(source.rewind(), source.name, dialect)
+            # pandas fills records that are too short with missing cells: then the last column has some
+            short = len(frame.columns) > 1 and frame.iloc[:, -1].isna().any()
+            if short and not looks_even(source.rewind(), dialect, len(frame) + 1):
+                _refuse_wrong(source, dialect)
+    except _RaggedError as ragged:
+        if bad_rows == "error":
+            _refuse_wrong(source, dialect)
+        raise DataError(f"{source.name} cannot be read as CSV: {ragged}") from None
+    if not len(frame):
+        raise DataError(f"{source.name} has a header and no rows")
+    return frame, notes
+
+
+class _RaggedError(Exception):
+    """pandas could not split the text into records."""
+
+
+def _parse(stream: IO[Any], name: str, dialect: Dialect) -> Any:
+    """The stream's CSV by pandas' C parser, each column's type from all of its cells."""
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            if dialect.extra == "trailing":
+                warnings.filterwarnings("ignore", message="Length of header or names", category=pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                stream,
+                sep=dialect.sep,
+                decimal=dialect.decimal,
+                skipinitialspace=dialect.padded,
+                index_col=None if dialect.extra == "names" else False,
+                engine="c",
+                encoding="utf-8",
+                low_memory=False,
+            )
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{name} holds no columns") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise _RaggedError(str(error).strip()) from None
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{name} cannot be read as CSV: {error}") from None
+    except MemoryError:
+        raise ResourceError(f"{name} does not fit in memory") from None
+    return frame.reset_index(drop=True) if dialect.extra == "names" else frame
+
+
+def _check_header(name: str, dialect: Dialect) -> None:
+    seen: dict[str, int] = {}
+    for place, column in enumerate(dialect.header, 1):
+        if column.strip() and column in seen:
+            raise DataError(
+                f"{name}, line 1: the column name {shown(column)} stands twice (columns {seen[column]} and {place}): rename one"
+            )
+        seen[column] = place
+
+
+def _refuse_wrong(source: Source, dialect: Dialect) -> None:
+    """Raises DataError naming the line of the first record with too many or too few fields, if there is one."""
+    for wrong in wrong_records(source.rewind(), dialect, most=1):
+        where = f"{source.name}, line {wrong.line}"
+        skip = 'repair it, or leave such rows out with --bad-rows skip (bad_rows="skip")'
+        if not wrong.fields:
+            raise DataError(f"{where}: a quote is opened and never closed; {skip}")
+        raise DataError(f"{where}: {wrong.fields} fields where the header has {len(dialect.header)}; {skip}")
+
+
+def _without_wrong(source: Source, dialect: Dialect, clean: IO[Any]) -> list[str]:
+    """Copies the text without its wrong records; returns the note that counts them."""
+    stream = source.rewind()
+    wrong = wrong_records(stream, dialect)
+    place = source.start
+    stream.seek(place)
+    for record in [*wrong, None]:
+        left = None if record is None else record.start - place
+        while left is None or left > 0:
+            block = stream.read(1 << 20 if left is None else min(1 << 20, left))
+            if not block:
+                break
+            clean.write(block)
+            left = None if left is None else left - len(block)
+        if record is not None:
+            place = record.end
+            stream.seek(place)
+    clean.seek(0)
+    if not wrong:
+        return []
+    return [
+        f"{len(wrong):,} row{'s' * (len(wrong) > 1)} of {source.name} with the wrong number of fields left out (the first: line {wrong[0].line})."
+    ]

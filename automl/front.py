@@ -1,0 +1,410 @@
+"""The front of a run: its models from the most accurate to the cheapest, each one deployable and measured as deployed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from automl.estimators.errors import AutoMLError, DataError, UsageError
+from automl.search.units import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from automl.estimators import runtime
+
+log = logging.getLogger("automl")
+
+UNITS = {
+    "training_seconds": ("training_time_s", 1.0),
+    "training_cpu_seconds": ("training_cpu_s", 1.0),
+    "training_memory_bytes": ("training_memory_mb", 1e-6),
+    "latency_p50_seconds": ("latency_p50_us", 1e6),
+    "latency_p99_seconds": ("latency_p99_us", 1e6),
+    "rows_per_second": ("throughput_rows_per_s", 1.0),
+    "load_seconds": ("load_time_ms", 1e3),
+    "serving_memory_bytes": ("serving_memory_mb", 1e-6),
+    "model_memory_bytes": ("model_memory_mb", 1e-6),
+    "size_bytes": ("size_kb", 1e-3),
+}
+"""Columns of the leaderboard: the name with its unit, and what a value is multiplied by."""
+
+
+class Scratch:
+    """A temporary folder that is removed with the last who holds it, or at exit."""
+
+    def __init__(self, prefix: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a forked child
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Model:
+    """One model of a front. Its attributes are the names of the JSON: `score`, `latency_p50_seconds`, `size_bytes`, ...
+
+    It predicts by its artifact, with numpy and onnxruntime alone.
+    """
+
+    def __init__(self, folder: Path, entry: Mapping[str, Any], task: str, scratch: Scratch | None = None) -> None:
+        self.folder = folder
+        self.entry = dict(entry)
+        self.task = task
+        self._scratch = scratch  # a temporary folder lives as long as what predicts from it
+
+    def __getattr__(self, name: str) -> Any:
+        entry = self.__dict__.get("entry", {})
+        if name in entry:
+            return entry[name]
+        raise AttributeError(f"a model of the front has no {name!r}; it has {', '.join(sorted(entry))}")
+
+    @classmethod
+    def _from_files(cls, files: Mapping[str, bytes], entry: Mapping[str, Any], task: str) -> Model:
+        """The model whose artifact's files are these, in a temporary folder that lives as long as it."""
+        scratch = Scratch("automl-model-")
+        model = cls(scratch.path, entry, task, scratch)
+        model.path.mkdir(parents=True)
+        for name, data in files.items():
+            (model.path / name).write_bytes(data)
+        return model
+
+    def __reduce__(self) -> Any:
+        files = {file.name: file.read_bytes() for file in sorted(self.path.iterdir())}
+        return (Model._from_files, (files, self.entry, self.task))
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return self.folder / str(self.entry["artifact"])
+
+    @cached_property
+    def runtime(self) -> runtime.Model:
+        """The artifact, loaded; what `automl.runtime.load(model.path)` gives."""
+        from automl.estimators.runtime import load
+
+        return load(self.path)
+
+    @property
+    def classes_(self) -> Any:
+        return self.runtime.classes_
+
+    def predict(self, X: Any) -> Any:
+        """(n,) labels in their original type, or values, of a frame, a dict of arrays or a 2-D array."""
+        return self.runtime.predict(X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """(n, K) probabilities in the order of `classes_`."""
+        return self.runtime.predict_proba(X)
+
+    def predict_one(self, row: Any) -> Any:
+        """The label or value of one row: a dict, or a sequence in column order."""
+        return self.runtime.predict_one(row)
+
+    def predict_proba_one(self, row: Any) -> Any:
+        """(K,) probabilities of one row."""
+        return self.runtime.predict_proba_one(row)
+
+    def export(self, path: str | Path, format: str = "bundle", **options: Any) -> Path:
+        """Writes the model to `path` in one of the formats of `automl export --help` and returns where it is."""
+        from .exporters import by_name
+
+        return by_name(format).export(self.path, Path(path), **options)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self.entry)
+
+    def __repr__(self) -> str:
+        e = self.entry
+        return (
+            f"<Model {e['id']} {e['family']}: score {e['score']:.5g}, one row {show_seconds(e['latency_p50_seconds'])}, "
+            f"{show_bytes(e['size_bytes'])}, trained in {show_seconds(e['training_seconds'])}>"
+        )
+
+
+class Front(Sequence[Model]):
+    """The non-dominated models of a run, the most accurate first.
+
+    `folder` holds the artifacts; `found` is the object that `automl front RUN --json` prints. Pickling carries the artifacts.
+    """
+
+    def __init__(self, folder: Path, found: Mapping[str, Any], scratch: Scratch | None = None) -> None:
+        self.folder = Path(folder)
+        self.found = dict(found)
+        self._models = [Model(self.folder, entry, str(found["task"]), scratch) for entry in found["models"]]
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models)
+
+    @overload
+    def __getitem__(self, index: int) -> Model: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Model]: ...
+    def __getitem__(self, index: int | slice) -> Model | Sequence[Model]:
+        return self._models[index]
+
+    def get(self, name: str) -> Model:
+        """The model with the id `name`. Raises UsageError naming the ids there are."""
+        for model in self._models:
+            if model.id == name:
+                return model
+        raise UsageError(f"the front has no model {name!r}; it has {', '.join(m.id for m in self._models)}")
+
+    def choose(
+        self,
+        *,
+        max_latency: str | float | None = None,
+        max_latency_p99: str | float | None = None,
+        max_memory: str | float | None = None,
+        max_size: str | float | None = None,
+        max_training_time: str | float | None = None,
+        min_score: float | None = None,
+        prefer: str = "accuracy",
+        tolerance: float = 0.01,
+        cost: str = "latency",
+    ) -> Model:
+        """The model within the limits that is most accurate, at the knee, or cheapest within `tolerance` of the best error.
+
+        Times are seconds or text ("1ms", "100us"), sizes bytes or text ("50MB"); `max_latency` is the one-row p50,
+        `max_memory` the serving memory above a bare interpreter. `cost` is the objective that "cheapest_within" minimises.
+        Raises InfeasibleError, naming the nearest models and the limit to lift: a limit is never relaxed.
+        """
+        limits = read_limits(
+            max_latency=max_latency,
+            max_latency_p99=max_latency_p99,
+            max_memory=max_memory,
+            max_size=max_size,
+            max_training_time=max_training_time,
+            min_score=min_score,
+        )
+        return self.within(limits, prefer=prefer, tolerance=tolerance, cost=cost)
+
+    def within(
+        self, limits: Mapping[str, float], prefer: str = "accuracy", tolerance: float = 0.01, cost: str = "latency"
+    ) -> Model:
+        """`choose` with limits that are in seconds, bytes and score already."""
+        from automl.search.front import choose
+        from automl.search.trial import Measurement
+
+        index = choose(
+            [Measurement.from_dict(m.entry) for m in self._models],
+            limits,
+            prefer=prefer,
+            tolerance=tolerance,
+            cost=cost,
+            names=[m.id for m in self._models],
+            greater_is_better=bool(self.found["greater_is_better"]),
+        )
+        return self._models[index]
+
+    def leaderboard(self) -> pd.DataFrame:
+        """A DataFrame, one row a model, with the unit of every column in its name."""
+        import pandas as pd
+
+        rows = []
+        for model in self._models:
+            e = model.entry
+            row: dict[str, Any] = {"id": e["id"], "family": e["family"], str(self.found["metric"]): e["score"]}
+            row |= {"score_low": e["score_low"], "score_high": e["score_high"]}
+            if "test_score" in e:
+                row["test_score"] = e["test_score"]
+            row |= {name: None if e.get(key) is None else e[key] * factor for key, (name, factor) in UNITS.items()}
+            row |= {"training_rows": e["rows"], "input_columns": e["columns"]}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `automl front RUN --json`."""
+        return {**self.found, "models": [m.as_dict() for m in self._models]}
+
+    def score_on(self, X: Any, y: Any, metric: Any = None, sample_weight: Any = None) -> None:
+        """Scores every model on new rows; `test_score` and `test_error` stand in their entries from then on.
+
+        `metric` is a resolved metric where the run's own is a callable, which a stored run doesn't keep. The run's folder,
+        where it is kept, learns of them.
+        """
+        import numpy as np
+
+        from automl.estimators.hardware import cpu_count
+        from automl.estimators.runtime import load
+        from automl.estimators.table import Task
+        from automl.search.metric import Metric
+
+        task = str(self.found["task"])
+        metric = metric or Metric.resolve(str(self.found["metric"]), Task(task, self._labels()))
+        for model in self._models:
+            with load(model.path, threads=cpu_count()) as served:
+                prediction = np.asarray(served.predict(X) if task == "regression" else served.predict_proba(X), float)
+            codes = np.asarray(y, float) if task == "regression" else encode_labels(y, model.classes_)
+            error = float(metric.error(codes, prediction, sample_weight))
+            model.entry |= {"test_score": float(metric.score_of(error)), "test_error": error}
+        self._store()
+
+    def _store(self) -> None:
+        """Puts the front as it is now in the run's database, if there is one."""
+        from automl.search.store import Store
+
+        path = self.folder / "run.db"
+        if not path.exists():
+            return
+        try:
+            with Store.open(path) as store:
+                store.set_meta("front", self.as_dict())
+        except AutoMLError as error:  # read-only, or in use: the scores stand in this object all the same
+            log.warning("the test scores are not kept in the run folder: %s", error)
+
+    def _labels(self) -> tuple[Any, ...]:
+        return () if self.found["task"] == "regression" else tuple(self._models[0].classes_)
+
+    # -- showing ----------------------------------------------------------------------------------------------------
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The front as text cells, a header first: what the command line and the notebook show."""
+        header = [
+            "id",
+            "family",
+            str(self.found["metric"]),
+            "90 % interval",
+            "one row p50",
+            "p99",
+            "rows/s",
+            "memory",
+            "size",
+            "training",
+            "rows",
+            "columns",
+        ]
+        test = any("test_score" in m.entry for m in self._models)
+        if test:
+            header.insert(4, "test")
+        lines = [tuple(header)]
+        for model in self._models:
+            e = model.entry
+            cells = [
+                e["id"],
+                e["family"],
+                f"{e['score']:.5g}",
+                f"{e['score_low']:.5g} to {e['score_high']:.5g}",
+                shown(e["latency_p50_seconds"], show_seconds),
+                shown(e["latency_p99_seconds"], show_seconds),
+                shown(e["rows_per_second"], lambda rate: f"{rate:,.0f}"),
+                shown(e["serving_memory_bytes"], show_bytes),
+                shown(e["size_bytes"], show_bytes),
+                shown(e["training_seconds"], show_seconds),
+                f"{e['rows']:,}",
+                str(e["columns"]),
+            ]
+            if test:
+                cells.insert(4, f"{e['test_score']:.5g}" if "test_score" in e else "")
+            lines.append(tuple(cells))
+        return lines
+
+    def __repr__(self) -> str:
+        lines = self.table()
+        widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head, *body = self.table()
+        rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in line) + "</tr>" for line in body)
+        return (
+            "<table><thead><tr>"
+            + "".join(f"<th>{escape(c)}</th>" for c in head)
+            + f"</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    # -- carrying the artifacts -------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The front and its artifacts as one zip archive."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("front.json", json.dumps(self.as_dict()))
+            for model in self._models:
+                for file in sorted(model.path.iterdir()):
+                    archive.write(file, f"{model.entry['artifact']}/{file.name}")
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Front:
+        """The front that `to_bytes` wrote, its artifacts in a temporary folder that lives as long as it."""
+        scratch = Scratch("automl-front-")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            found = json.loads(archive.read("front.json"))
+            for entry in found["models"]:
+                place = scratch.path / "models" / Path(str(entry["artifact"])).name
+                place.mkdir(parents=True)
+                for name in ("manifest.json", "model.onnx", "record.json"):
+                    (place / name).write_bytes(archive.read(f"{entry['artifact']}/{name}"))
+        return cls(scratch.path, found, scratch)
+
+    def __reduce__(self) -> Any:
+        return (Front.from_bytes, (self.to_bytes(),))
+
+
+def shown(value: float | None, show: Callable[[float], str]) -> str:
+    """The value as text, nothing where it was not measured."""
+    return "" if value is None else show(value)
+
+
+def encode_labels(y: Any, classes: Any) -> Any:
+    """Labels as codes 0..K-1 in the order of `classes`. Raises DataError naming a label that was not in training."""
+    import numpy as np
+
+    from automl.estimators.runtime import level_of
+
+    index = {level_of(c): i for i, c in enumerate(classes)}
+    codes = np.empty(len(y), np.int64)
+    for i, label in enumerate(np.asarray(y, dtype=object)):
+        code = index.get(level_of(label))
+        if code is None:
+            raise DataError(
+                f"label {label!r} in row {i + 1} is none of the {len(index)} classes seen in training: {', '.join(list(index)[:8])}"
+            )
+        codes[i] = code
+    return codes
+
+
+def read_limits(**limits: Any) -> dict[str, float]:
+    """The limits given, in seconds, bytes and score. Raises UsageError for one that makes no sense."""
+    from automl.search.front import parse_limits
+
+    return parse_limits(limits)
+
+
+def open_run(folder: str | Path) -> Front:
+    """The front of a finished run. Raises UsageError if the folder holds no run, DataError if the run has no front yet."""
+    from automl.search.store import Store
+
+    folder = Path(folder)
+    if not (folder / "run.db").exists():
+        raise UsageError(f"{folder} is no run folder: it holds no run.db")
+    store = Store.open(folder / "run.db", read_only=True)
+    try:
+        found = store.get_meta("front")
+    finally:
+        store.close()
+    if found is None:
+        raise DataError(
+            f"the run in {folder} did not end, so it has no front: continue it with `automl resume {folder}`"
+        )
+    return Front(folder, found)

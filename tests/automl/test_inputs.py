@@ -1,0 +1,92 @@
+"""What tells rows apart is checked and put in order; validation rows are stacked below, whatever the frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from automl.errors import DataError, UsageError
+from automl.estimators.table import from_frame
+from automl.inputs import aligned, assemble, stack
+
+TABLE = from_frame(np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5]))
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        ["3/14/2019", "12/1/2018", "10/2/2020", "1/5/2021"],
+        ["9", "-2", "10", "11"],
+        np.array(["2019-03-14", "2018-12-01", "2020-10-02", "2021-01-05"]),
+        np.array([9, -2, 10, 11], "datetime64[ns]"),
+        pd.to_datetime(["2019-03-14", "2018-12-01", "2020-10-02", "2021-01-05"]).tz_localize("Europe/Berlin"),
+        pd.Series([9, -2, 10, 11], dtype="Int64"),
+        [9, -2, 10, 11],
+    ],
+    ids=["dates", "numbers as text", "iso", "datetime64", "zoned", "nullable", "list"],
+)
+def test_time_is_put_in_its_own_order(time: Any) -> None:
+    found = aligned(time, "time", 4, TABLE)
+    assert found is not None
+    assert np.argsort(found).tolist() == [1, 0, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["time", "groups"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2, None, 4],
+        np.array([1, 2, np.nan, 4]),
+        np.array([1, 2, "NaT", 4], "datetime64[s]"),
+        pd.Series([1, 2, None, 4], dtype="Int64"),
+        ["1", "2", " ", "4"],
+    ],
+    ids=["None", "nan", "NaT", "NA", "blank"],
+)
+def test_a_missing_value_is_refused_by_its_row(name: str, values: Any) -> None:
+    with pytest.raises(DataError, match=f"{name} is missing in row 2"):
+        aligned(values, name, 4, TABLE)
+
+
+def test_time_that_has_no_order_is_refused() -> None:
+    with pytest.raises(DataError, match=r"neither as numbers nor as dates.*'spring'"):
+        aligned(["spring", "summer", "autumn", "winter"], "time", 4, TABLE)
+
+
+def test_groups_of_any_kind_are_told_apart() -> None:
+    for values in (
+        ["a", "b", "a", "NA"],
+        [("x", 1), ("y", 1), ("x", 1), ("z", 2)],
+        pd.Categorical(["p", "q", "p", "r"]),
+    ):
+        cells: Any = np.empty(4, object)
+        cells[:] = list(values)
+        found = aligned(cells, "groups", 4, TABLE)
+        assert found is not None
+        assert found.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("name", ["groups", "time", "splitter"])
+def test_validation_rows_exclude_other_ways_of_splitting(name: str) -> None:
+    X, y = np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5])
+    given: dict[str, Any] = {"groups": None, "time": None, "splitter": None, name: np.arange(4)}
+    with pytest.raises(UsageError, match=f"X_val and {name}"):
+        assemble(X, y, None, X, y, given["groups"], given["time"], given["splitter"], None)
+
+
+def test_frames_of_every_library_are_stacked() -> None:
+    above, below = {"a": [1, 2], "b": ["x", "y"]}, {"b": ["z"], "a": [3]}
+    polars = pytest.importorskip("polars")
+    for make in (dict, pd.DataFrame, polars.DataFrame):
+        found = stack(make(above), make(below))
+        assert found["a"].tolist() == [1, 2, 3]
+        assert found["b"].tolist() == ["x", "y", "z"]
+    with pytest.raises(DataError, match="lacks the columns 'b'"):
+        stack(above, {"a": [3]})
+    with pytest.raises(DataError, match="same columns"):
+        stack(np.ones((2, 3)), np.ones((2, 2)))
+    with pytest.raises(DataError, match="has not"):
+        stack(above, np.ones((1, 2)))
