@@ -23,8 +23,9 @@ from automl.estimators.errors import DataError, InfeasibleError, ResourceError, 
 from automl.estimators.family import Facts, Family
 from automl.estimators.hardware import cpu_count, detect
 from automl.search.cost import CostModel
-from automl.search.finish import Finalist, Finish, uninterrupted
+from automl.search.finish import Finalist, Finish
 from automl.search.fitting import fits_here
+from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
 from automl.search.plan import branches, from_point
@@ -223,22 +224,21 @@ class Run:
         before = store.trials()
         if before:
             study.restore(before, stored_losses(store, [t.number for t in before if t.status == "completed"]))
-        study.run(finish.reserve)
-        finalists = finish.run()
-        former: dict[str, Any] | None = store.get_meta("front")
-        if not finalists and former is None:
-            raise InfeasibleError(no_model(study))
-        if finalists:
-            with uninterrupted() as held_back:
+        with noted(study.interrupt):
+            study.run(finish.reserve)
+            finalists = finish.run()
+            former: dict[str, Any] | None = store.get_meta("front")
+            if not finalists and former is None:
+                raise InfeasibleError(no_model(study))
+            if finalists:
                 found = self._object(study, self._keep(study, finalists, former))
                 store.set_meta("front", found)  # from here on the new front is the run's; before, the former one was
-            study.interrupted |= bool(held_back)
-        else:
-            found = former or {}
-            log.warning("no model could be finished in the time: the run keeps the front that it had")
-        store.set_meta("interrupted", study.interrupted)
-        self._discard_models(found)
-        shutil.rmtree(data, ignore_errors=True)
+            else:
+                found = former or {}
+                log.warning("no model could be finished in the time: the run keeps the front that it had")
+            store.set_meta("interrupted", study.interrupted)
+            self._discard_models(found)
+            shutil.rmtree(data, ignore_errors=True)
         return found
 
     def _study(

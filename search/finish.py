@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from statistics import NormalDist
 from typing import Any
 
@@ -127,12 +121,7 @@ class Finish:
         study.tell_listener("measuring")
         left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - self.extra_seconds)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
-        served: list[Serving | str]
-        try:
-            served = race([m.artifact for m in models], study.rows, seconds)
-        except KeyboardInterrupt:
-            self._interrupted()
-            served = [NO_TIME for _ in models]
+        served = race([m.artifact for m in models], study.rows, seconds, cancel=study.cancel)
         measured = []
         for model, serving in zip(models, served, strict=True):
             if isinstance(serving, str) and not serving.startswith(NO_TIME):
@@ -161,17 +150,13 @@ class Finish:
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
         return (trial.measurement.training_seconds or 0.1) * after / before + 0.15
 
-    def _interrupted(self) -> None:
-        self.study.interrupted = True
-        log.warning("interrupted: the front is finished with what there is")
-
     def _as_trained(self, trial: Trial) -> Finalist | None:
         """The model as its trial left it; None where its artifact is gone, as that of an earlier process may be."""
         folder = self.study.folder(trial)
         return Finalist(trial, trial.plan, trial.measurement, folder) if (folder / "manifest.json").exists() else None
 
     def _fit(self, trial: Trial) -> Finalist | None:
-        """The finalist fitted on all rows, or as its trial left it where there is no time for that, or Ctrl-C comes."""
+        """The finalist fitted on all rows, or as its trial left it where there is no time for that, or it is interrupted."""
         study, setting, plan = self.study, self.study.setting, self._final_plan(trial)
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
         if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(trial) > room):
@@ -190,11 +175,10 @@ class Finish:
             final=True,
             merge=setting.merge,
         )
-        try:
-            study.tell_listener("finishing")
-            outcome = self._run(job, room, trial)
-        except KeyboardInterrupt:
-            self._interrupted()
+        study.tell_listener("finishing")
+        outcome = self._run(job, room, trial)
+        if study.interrupted and outcome.status != "completed":
+            log.warning("interrupted: the front is finished with what there is")
             return self._as_trained(trial)
         if outcome.status != "completed":
             log.warning(
@@ -304,21 +288,3 @@ def exact_front(values: NDArray[np.float64]) -> list[int]:
         if not ((rivals <= values[i]).all(axis=1) & (rivals < values[i]).any(axis=1)).any():
             front.append(int(i))
     return front
-
-
-@contextmanager
-def uninterrupted() -> Iterator[list[int]]:
-    """Signals that would end the block wait until its end, then come; in the list they are known before."""
-    held: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # they come to the main thread alone
-        yield held
-        return
-    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in (SIGINT, SIGTERM)}
-    try:
-        yield held
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-    if held:
-        with contextlib.suppress(KeyboardInterrupt):  # the work is done: whoever asks is told by `interrupted`
-            signal.raise_signal(held[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from automl.estimators.pipeline import Pipeline
 from automl.estimators.space import Value
 from automl.estimators.table import Table
 
+from .interrupt import Cancel
 from .measure import MemoryPeak, quick_measure
 from .metric import Metric
 from .plan import Plan
@@ -221,7 +221,7 @@ def touch(table: Table) -> None:
 
 
 def supervise(
-    job: Job, wall_seconds: float, memory_bytes: int | None, server: str, cancel: threading.Event | None = None
+    job: Job, wall_seconds: float, memory_bytes: int | None, server: str, cancel: Cancel | None = None
 ) -> Outcome:
     """Runs the job in a process of its own; what an executor's worker (a thread here, a task on a cluster) calls."""
     return run_isolated(

@@ -31,6 +31,7 @@ from automl.estimators.errors import ResourceError
 
 from . import worker
 from .forkserver import status_bytes
+from .interrupt import Cancel
 
 RUNTIME = "automl.estimators.runtime"
 BLOCK_CALLS = 200  # calls in a block, fewer for slow models
@@ -355,13 +356,18 @@ class Serving:
 
 
 def race(
-    artifacts: Sequence[Path], rows: Sequence[Mapping[str, Any]], seconds: float, *, runtime: str = RUNTIME
+    artifacts: Sequence[Path],
+    rows: Sequence[Mapping[str, Any]],
+    seconds: float,
+    *,
+    runtime: str = RUNTIME,
+    cancel: Cancel | None = None,
 ) -> list[Serving | str]:
     """Measure artifacts as deployed, within `seconds`; a str in the list says why that one has no figures.
 
     Each is loaded in its own process, pinned to one CPU, from a server that has imported numpy and onnxruntime. They run one
     at a time, in shuffled rounds of blocks. Every artifact is loaded and answers some rows first, in the order given: when time
-    is short the last ones get a reason instead; few blocks set `disturbed`.
+    is short the last ones get a reason instead; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
     """
     deadline = time.monotonic() + seconds
     cold = _InBackground(lambda: base(runtime))
@@ -374,14 +380,16 @@ def race(
         alive = [runner for runner in runners if not runner.reason]
         now = time.monotonic()
         batches = BATCH_SHARE * max(0.0, deadline - now)
-        _rounds(alive, deadline - batches - 0.02)
+        _rounds(alive, deadline - batches - 0.02, cancel)
         alive.sort(key=lambda runner: runner.first_seconds)  # what the fast ones leave is the slow ones'
         for position, runner in enumerate(alive):
+            if cancel is not None and cancel.is_set():
+                break
             runner.throughput((deadline - 0.01 - time.monotonic()) / (len(alive) - position))
         return [runner.result(interpreter) for runner in runners]
 
 
-def _rounds(runners: Sequence[_Runner], end: float) -> None:
+def _rounds(runners: Sequence[_Runner], end: float, cancel: Cancel | None) -> None:
     """Shuffled rounds of one block each, until `end` (monotonic) or MAX_BLOCKS rounds; everyone gets one block at the least."""
     shuffle = random.Random(0)
     share = max(0.0, end - time.monotonic()) / (max(1, len(runners)) * (MIN_BLOCKS + 2))
@@ -392,7 +400,7 @@ def _rounds(runners: Sequence[_Runner], end: float) -> None:
         for runner in order:
             if number == 0 or time.monotonic() + runner.block_seconds < end:
                 runner.block(length)
-        if time.monotonic() >= end:
+        if time.monotonic() >= end or (cancel is not None and cancel.is_set()):
             return
 
 

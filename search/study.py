@@ -6,7 +6,6 @@ import logging
 import math
 import pickle
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from automl.estimators.space import Value
 from .cost import CostModel
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
 from .front import nondominated_ranks
+from .interrupt import Flag
 from .metric import Metric
 from .objective import Objective, value_of
 from .plan import Plan, from_point
@@ -134,7 +134,7 @@ class Study:
         self.trials: list[Trial] = []
         self.losses = Losses()
         self.cost = CostModel(setting.facts)
-        self.cancel = threading.Event()
+        self.cancel = Flag()
         self.interrupted = False
         self.rungs = setting.split.rungs()
         self.references = {
@@ -175,13 +175,15 @@ class Study:
         done = {t.point for t in tried}
         self.queue = [p for p in self.queue if tuple(p.items()) not in done]
 
+    def interrupt(self) -> None:
+        """Ends the search early, with what is there. Safe in a signal handler: the loops look at what it sets."""
+        self.interrupted = True
+        self.cancel.set()
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, reserve: Callable[[], float]) -> None:
-        """Searches until the time left is the `reserve` that the finish needs, or the trials are used up.
-
-        Ctrl-C ends the search early, with what is there; `interrupted` says so.
-        """
+        """Searches until the time left is the `reserve` that the finish needs, the trials are used up, or it is interrupted."""
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
         try:
             while not self._finished(reserve):
@@ -191,24 +193,23 @@ class Study:
                     break
                 self._collect(max(0.02, min(0.25, self.left() - reserve())))
                 self.tell_listener("search")
+            if self.interrupted:
+                log.warning("interrupted: the front so far is kept")
             self._drain(reserve)
-        except KeyboardInterrupt:
-            self.interrupted = True
-            self.cancel.set()
-            log.warning("interrupted: the front so far is kept")
-            self._drain(lambda: math.inf)
-        finally:
             self.cancel.clear()
             if not any(t.status == "completed" for t in self.trials):
                 self._last_resort(pool)
+        finally:
+            self.cancel.set()
             if self.executor is None:
                 pool.shutdown(wait=False, cancel_futures=True)
+        self.cancel.clear()
 
     def _finished(self, reserve: Callable[[], float]) -> bool:
         limits = self.setting.limits
         if limits.trials is not None and self._used() >= limits.trials:
             return True
-        return self._broken or self.left() <= reserve()
+        return self._broken or self.interrupted or self.left() <= reserve()
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
@@ -220,7 +221,7 @@ class Study:
         be told to kill, they are cancelled or left to their own deadline, and have timed out.
         """
         while self._pending:
-            late = self.left() <= reserve()
+            late = self.interrupted or self.left() <= reserve()
             if late:
                 self.cancel.set()
             self._collect(0.05)

@@ -31,6 +31,7 @@ from typing import Any
 from automl.estimators.errors import ResourceError, UsageError
 
 from .forkserver import GREETING, LIMITS, MAX_ANSWER, MEMORY_WORDS, READY, SERVERS, SIZE
+from .interrupt import Cancel
 
 LOG_BYTES = 16 * 1024  # of a trial's output, the last ones
 START_SECONDS = 120.0  # a server that has not imported its modules by then is given up
@@ -68,7 +69,7 @@ def run_isolated(
     memory_bytes: int | None = None,
     server: str = "core",
     cleanup: Sequence[Path] = (),
-    cancel: threading.Event | None = None,
+    cancel: Cancel | None = None,
 ) -> Outcome:
     """Call ``function(*args)`` in a fresh process and wait for its end, at most `wall_seconds` from its start.
 
@@ -90,7 +91,7 @@ def _run(
     wall_seconds: float,
     memory_bytes: int | None,
     server: str,
-    cancel: threading.Event | None,
+    cancel: Cancel | None,
 ) -> Outcome:
     try:
         request = pack(function, args)
@@ -126,7 +127,7 @@ class Isolated:
         server: str = "core",
         *,
         dialogue: bool = False,
-        cancel: threading.Event | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         self.wall_seconds, self.memory_bytes = wall_seconds, memory_bytes
         self.channel: socket.socket | None = None
@@ -144,7 +145,7 @@ class Isolated:
                 raise ResourceError(f"a trial's process cannot be started: {error}. {_advice(error)}") from error
             raise
 
-    def _start(self, request: bytes, server: str, dialogue: bool, cancel: threading.Event | None) -> None:
+    def _start(self, request: bytes, server: str, dialogue: bool, cancel: Cancel | None) -> None:
         with contextlib.ExitStack() as given:  # the ends that are the trial's: closed here once they are handed over
             asked = given.enter_context(_scratch_file())
             asked.write(request)
@@ -348,7 +349,7 @@ class _Server:
         with contextlib.suppress(ConnectionError):  # it died at once: whoever waits for it is told
             self.control.sendall(GREETING.pack(len(path)) + path)
 
-    def wait(self, cancel: threading.Event | None) -> bool:
+    def wait(self, cancel: Cancel | None) -> bool:
         """Wait until it has imported; False when cancelled. ResourceError when it died or takes too long. Holds `lock`."""
         while not self.ready:
             if cancel is not None and cancel.is_set():
@@ -440,7 +441,7 @@ def _server(name: str) -> _Server:
 _registered: list[bool] = []
 
 
-def _submit(name: str, limits: bytes, descriptors: list[int], cancel: threading.Event | None) -> bool:
+def _submit(name: str, limits: bytes, descriptors: list[int], cancel: Cancel | None) -> bool:
     """Hand a trial to the server, started once more if it has died; False when cancelled before that."""
     for attempt in (1, 2):
         server = _server(name)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -463,10 +464,10 @@ def test_a_signal_ends_the_fit_with_the_front_so_far(number: int, code: int, tab
         str(tmp_path / "run"),
         "--json",
     ]
-    process = started(*command)
-    wait_for_front(process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with started(*command) as process:
+        wait_for_front(process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert json.loads(out)["models"]
     assert "Traceback" not in err
@@ -485,26 +486,29 @@ def test_the_second_signal_ends_it_at_once(table: Path, tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "run"),
     ]
-    process = started(*command)
-    wait_for_front(process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    _, err = process.communicate(timeout=30)
+    with started(*command) as process:
+        wait_for_front(process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert time.monotonic() - start < 2
     assert "Traceback" not in err
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "automl", *arguments, "--verbose"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The program, running; whatever becomes of the test, it is gone at the end."""
+    command = [sys.executable, "-m", "automl", *arguments, "--verbose"]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for_front(process: subprocess.Popen[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import signal
 import time
@@ -18,8 +17,10 @@ import automl
 from automl import Budget
 from automl.estimators.families.tree import Tree
 from automl.search import finish
-from automl.search.finish import exact_front, uninterrupted
+from automl.search.finish import exact_front
 from automl.search.front import nondominated
+from automl.search.interrupt import noted
+from automl.search.measure import NO_TIME
 from automl.search.objective import Objective
 
 
@@ -47,37 +48,59 @@ def test_a_front_of_thousands_is_found_at_once() -> None:
     assert time.monotonic() - start < 2.0
 
 
-def test_a_signal_waits_for_the_end_of_the_block() -> None:
+def test_the_first_signal_is_noted_and_the_second_raised() -> None:
     done = []
-    with uninterrupted() as held:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        done.append("written")
-    assert done == ["written"]
-    assert held == [signal.SIGINT]
+    with noted(lambda: done.append("noted")):
+        signal.raise_signal(signal.SIGINT)
+        done.append("went on")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert done == ["noted", "went on"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_the_callers_hears_of_it_and_the_systems_own_stays() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with noted(lambda: heard.append(0)):
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [0, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("where", ["race", "supervise"])
 def test_an_interrupt_while_finishing_keeps_the_front(table: Any, where: str, monkeypatch: Any) -> None:
-    def interrupt(*_: Any) -> Any:
-        raise KeyboardInterrupt
+    before = getattr(finish, where)
+
+    def interrupt(*given: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return before(*given, **named)
 
     monkeypatch.setattr(finish, where, interrupt)
     model = automl.fit(*table, **QUICK)
     assert model.interrupted_
     best = model.front_[0]
     assert best.predict(table[0]).shape == (300,)
-    if where == "race":  # the search's quick look is all there is: the rest is left open, and shown so
-        assert best.latency_p99_seconds is None
-        assert best.latency_p50_low is None
-        assert best.latency_p50_seconds > 0
-        assert best.disturbed
-        with pytest.raises(automl.errors.InfeasibleError, match="p99"):
-            model.front_.choose(max_latency_p99="1h")
-        assert "" in model.front_.table()[1]
-        assert model.front_._repr_html_()
-        assert len(model.leaderboard()) == len(model.front_)
+
+
+def test_without_time_for_the_race_the_searchs_quick_look_is_shown_and_the_rest_left_open(
+    table: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(finish, "race", lambda artifacts, *_, **__: [NO_TIME for _ in artifacts])
+    model = automl.fit(*table, **QUICK)
+    best = model.front_[0]
+    assert best.latency_p99_seconds is None
+    assert best.latency_p50_low is None
+    assert best.latency_p50_seconds > 0
+    assert best.disturbed
+    with pytest.raises(automl.errors.InfeasibleError, match="p99"):
+        model.front_.choose(max_latency_p99="1h")
+    assert "" in model.front_.table()[1]
+    assert model.front_._repr_html_()
+    assert len(model.leaderboard()) == len(model.front_)
 
 
 def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -> None:
