@@ -222,6 +222,7 @@ class LightGBM(Family):
     name: ClassVar[str] = "lightgbm"
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 60
+    iterations: ClassVar[str | None] = "n_estimators"
     seconds_per_unit: ClassVar[float] = 1e-9
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 100,
@@ -268,42 +269,39 @@ class LightGBM(Family):
         return space
 
     def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
-        """Own corners, LightGBM's defaults, pytabkit's TD short and full, and two of AutoGluon's CPU portfolio.
-
-        The last three were tuned for thousands of rounds with early stopping. Here they get as many as fit in a tenth of the
-        budget (at most 1,000, fewer where each round is a tree for many classes), and a rate of at least 15 or 20 over that.
-        """
+        """Own corners, LightGBM's defaults, pytabkit's TD short and full, and two of AutoGluon's CPU portfolio."""
         td = TD_REGRESSION if facts.task == "regression" else TD
-        short, full = self._rounds(facts, 40, 150), self._rounds(facts, 150, 1000)
-        late: dict[str, Value] = {"n_estimators": full, "early_stopping": True}
+        late: dict[str, Value] = {"n_estimators": 1000, "early_stopping": True}
         points: list[dict[str, Value]] = [
             {"n_estimators": 10, "learning_rate": 0.5, "num_leaves": 8},
             {"n_estimators": 25, "learning_rate": 0.3},
             {"n_estimators": 100, "learning_rate": 0.3, "num_leaves": 2},
-            {},
-            {**td, "n_estimators": short, "learning_rate": min(0.3, 15 / short)},
-            {**td, **late, "learning_rate": max(float(td["learning_rate"]), 20 / full)},
-            {**R177, **late, "learning_rate": max(float(R177["learning_rate"]), 15 / full)},
-            {**R163, **late, "learning_rate": max(float(R163["learning_rate"]), 15 / full)},
+            {**td, "n_estimators": 150, "learning_rate": 0.1},
+            {**td, **late},
+            {**R177, **late},
+            {**R163, **late},
         ]
-        names = self.space(facts)
-        return by_cost(
-            self, [{k: v for k, v in {**self.defaults, **point}.items() if k in names} for point in points], facts
-        )
+        return by_cost(self, [self.reference(facts), *(self.adapted(point, facts) for point in points)], facts)
+
+    def adapted(self, point: Params, facts: Facts) -> dict[str, Value]:
+        """As every family's, the names left out at LightGBM's defaults; fewer rounds learn at a higher rate.
+
+        Points tuned for thousands of rounds with early stopping have a rate of at least 15 over the rounds that they get here,
+        others one that keeps its product with the rounds (a rule of thumb); where each round is a tree for each of many
+        classes, the rounds are fewer.
+        """
+        full = {**self.defaults, **point}
+        rounds, rate = float(full["n_estimators"]), float(full["learning_rate"])
+        enough = 15.0 if full["early_stopping"] else min(15.0, rounds * rate)
+        full["n_estimators"] = round(min(rounds, max(100.0, 4 * rounds / max(4, facts.classes))))
+        found = super().adapted(full, facts)
+        found["learning_rate"] = max(rate, min(0.3, enough / float(found["n_estimators"])))
+        return found
 
     def reference(self, facts: Facts) -> dict[str, Value]:
         """LightGBM's own defaults: 100 trees of 31 leaves at a rate of 0.1."""
         names = self.space(facts)
         return {k: v for k, v in self.defaults.items() if k in names}
-
-    def _rounds(self, facts: Facts, fewest: int, most: int) -> int:
-        """The rounds of 50 leaves that a tenth of the budget affords, between the two."""
-        one, more = (
-            sum(self.cost({"n_estimators": count, "num_leaves": 50}, facts.rows, facts.columns, facts.classes).values())
-            for count in (1, 101)
-        )
-        affordable = facts.budget_seconds / 10 / (self.seconds_per_unit * (more - one) / 100)
-        return int(max(fewest, min(most, most * 4 / max(4, facts.classes), affordable)))
 
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         p = {**self.defaults, **params}
