@@ -452,8 +452,9 @@ def held_out(tables: Sequence[Evaluated]) -> dict[str, Any]:
 
 def write(path: Path, entries: Sequence[Entry], provenance: dict[str, Any]) -> None:
     """The data file, an entry a line."""
+    facts = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in provenance.items())
     lines = ",\n".join("  " + json.dumps(vars(entry)) for entry in entries)
-    path.write_text(f'{{\n "provenance": {json.dumps(provenance, indent=2)},\n "entries": [\n{lines}\n ]\n}}\n')
+    path.write_text(f'{{\n "provenance": {{\n{facts}\n }},\n "entries": [\n{lines}\n ]\n}}\n')
 
 
 def provenance(tables: Sequence[Evaluated], rows: int, judged: dict[str, Any]) -> dict[str, Any]:

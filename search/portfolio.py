@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,8 +25,8 @@ from .space import Point, key
 FILE = Path(__file__).with_name("portfolio.json")
 COUNTS = ((100, 4), (500, 8), (2_500, 15), (10_000, 40), (100_000, 100))
 """(rows, points that are tried on a table of so many at most): AutoGluon's guard against choosing by chance on few rows."""
-SHARE = 0.1
-"""A point predicted to take more than this share of the budget waits for those that don't."""
+SHARE = 0.2
+"""A point predicted to take more than this share of the budget (twice what `Family.adapted` aims at) waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def starting_points(
     """The points to begin with, each with its family, in order: `portfolio` (the shipped one by default) as far as its
 
     families are ours, adapted to the table and its budget, and at most `most(rows)` of them. A family that it doesn't know
-    (a user's own) has a turn with each of its `starts` in as many points as there are families. Families alternate, and what
-    is predicted to take more than a tenth of the budget (by `seconds` of a point) comes last, the cheapest first.
+    (a user's own) has a turn with each of its `starts` in as many points as there are families. Families alternate. What is
+    predicted to take a large share of the budget (by `seconds` of a point) comes last, the cheapest first, where the k-th of
+    a family counts k times its price: variants of one model wait for the other families' first.
     """
     kinds = {type(family) for family in FAMILIES}
     ours = {family.name: family for family in families if type(family) in kinds}
@@ -74,10 +76,8 @@ def starting_points(
                 (k * len(families) - 0.5, {"family": family.name, **start})
                 for k, start in enumerate(family.starts(facts))
             ]
-    priced = [(seconds(point), point) for _, point in sorted(turns, key=lambda turn: turn[0])]
-    bound = SHARE * facts.budget_seconds
-    late = sorted((pair for pair in priced if pair[0] > bound), key=lambda pair: pair[0])
-    return _alternating([point for price, point in priced if price <= bound]) + [point for _, point in late]
+    ordered = _alternating([point for _, point in sorted(turns, key=lambda turn: turn[0])])
+    return _dear_last(ordered, seconds, SHARE * facts.budget_seconds)
 
 
 def most(rows: int) -> int:
@@ -96,3 +96,16 @@ def _alternating(points: Iterable[Point]) -> list[Point]:
         last = order[-1]["family"] if order else None
         order.append(waiting.pop(next((i for i, point in enumerate(waiting) if point["family"] != last), 0)))
     return order
+
+
+def _dear_last(points: Iterable[Point], seconds: Callable[[dict[str, Any]], float], bound: float) -> list[Point]:
+    """The points in their order, those that take more than `bound` seconds after the others."""
+    ready, late, count = list[Point](), list[tuple[float, Point]](), Counter[Value]()
+    for point in points:
+        price = seconds(point)
+        if price <= bound:
+            ready.append(point)
+        else:
+            count[point["family"]] += 1
+            late.append((count[point["family"]] * price, point))
+    return ready + [point for _, point in sorted(late, key=lambda pair: pair[0])]

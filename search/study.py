@@ -576,6 +576,6 @@ def first_plans(
     The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
     other model is held against; then the portfolio, and the starts of families that it doesn't know.
     """
-    ahead = [{"family": f.name, **f.starts(facts)[0]} for f in families[:2]]
+    ahead = [{"family": f.name, **start} for f in families[:2] for start in f.starts(facts)[:1]]
     ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
     return ahead, [point for point in starting_points(families, facts, seconds) if point not in ahead]

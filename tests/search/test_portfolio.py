@@ -115,22 +115,19 @@ def test_the_order_is_the_portfolio_s_with_families_in_turn() -> None:
     ]
 
 
-def test_what_is_dear_waits_for_the_others_the_cheapest_first() -> None:
-    portfolio = [entry("tree", max_depth=depth) for depth in (9, 2, 12, 3, 10)]
+def test_what_is_dear_waits_for_the_others_and_variants_of_it_for_other_families() -> None:
+    portfolio = [*(entry("tree", max_depth=depth) for depth in (9, 2, 12, 3, 10)), entry("linear", C=15.0)]
 
     def seconds(point: dict[str, Any]) -> float:
-        return float(point["max_depth"]) * SHARE * 60.0 / 8  # beyond a depth of 8 it is more than the share
+        return float(point.get("max_depth", 0) or point["C"]) / 8 * SHARE * 60.0  # beyond 8 it is more than the share
 
-    points = starting_points(by_name(["tree"]), FACTS, seconds, portfolio)
-    assert [p["max_depth"] for p in points] == [2, 3, 9, 10, 12]
-    patient = Facts("binary", 50_000, 20, 2, 3, budget_seconds=math.inf)
-    assert [p["max_depth"] for p in starting_points(by_name(["tree"]), patient, seconds, portfolio)] == [
-        9,
-        2,
-        12,
-        3,
-        10,
-    ]
+    def order(budget: float) -> list[Any]:
+        facts = Facts("binary", 50_000, 20, 2, 3, budget_seconds=budget)
+        points = starting_points(by_name(["tree", "linear"]), facts, seconds, portfolio)
+        return [point.get("max_depth", "linear") for point in points]
+
+    assert order(60.0) == [2, 3, 9, "linear", 12, 10]
+    assert order(math.inf) == [9, "linear", 2, 12, 3, 10]
 
 
 @pytest.mark.parametrize(
