@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from automl.estimators.families import FAMILIES
 from automl.estimators.family import Facts, Family
-from automl.search.portfolio import Entry, starting_points
+from automl.search.portfolio import Entry, cheapest_first, starting_points
 from automl.search.space import key
 
 POOL = Path(__file__).with_name("portfolio_pool.json")
@@ -393,14 +393,12 @@ def orders(table: Evaluated, learned: Sequence[Entry]) -> dict[str, list[int]]:
     families = [family for family in FAMILIES if family.available()]
     place = {key(point): i for i, point in reversed(list(enumerate(table.adapted)))}
     points = starting_points(families, table.facts, table.seconds, learned)
-    starts, count = [], dict[str, int]()
-    for i, candidate in enumerate(table.candidates):
-        if candidate.source.startswith("starts of"):
-            k = count[candidate.family.name] = count.get(candidate.family.name, 0) + 1
-            starts.append((k * table.seconds(table.adapted[i]), i))
+    ahead = [key(table.adapted[i]) for i in table.first]
+    own = [{"family": f.name, **start} for f in families for start in f.starts(table.facts)]
+    starts = cheapest_first([point for point in own if key(point) not in ahead], table.seconds)
     return {
         "portfolio": [place[key(point)] for point in points if key(point) in place],
-        "starts": [i for _, i in sorted(starts)],
+        "starts": [place[key(point)] for point in starts if key(point) in place],
         "random": [],
     }
 

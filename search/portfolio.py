@@ -24,7 +24,7 @@ from .space import Point, key
 
 FILE = Path(__file__).with_name("portfolio.json")
 COUNTS = ((100, 4), (500, 8), (2_500, 15), (10_000, 40), (100_000, 100))
-"""(rows, points that are tried on a table of so many at most): AutoGluon's guard against choosing by chance on few rows."""
+"""(rows, points of the portfolio that are tried on so many at most): AutoGluon's guard against choosing by chance on few rows."""
 SHARE = 0.2
 """A point predicted to take more than this share of the budget (twice what `Family.adapted` aims at) waits for the others."""
 
@@ -52,12 +52,13 @@ def starting_points(
     seconds: Callable[[dict[str, Any]], float],
     portfolio: Iterable[Entry] | None = None,
 ) -> list[Point]:
-    """The points to begin with, each with its family, in order: `portfolio` (the shipped one by default) as far as its
+    """The points to begin with, each with its family: `portfolio` (the shipped one by default), then the families' `starts`.
 
-    families are ours, adapted to the table and its budget, and at most `most(rows)` of them. A family that it doesn't know
-    (a user's own) has a turn with each of its `starts` in as many points as there are families. Families alternate. What is
-    predicted to take a large share of the budget (by `seconds` of a point) comes last, the cheapest first, where the k-th of
-    a family counts k times its price: variants of one model wait for the other families' first.
+    Of the portfolio those of our families, adapted to the table and its budget, and at most `most(rows)`. A family that it
+    doesn't know (a user's own) has a turn with each of its starts in as many points as there are families. Families
+    alternate. What is predicted to take a large share of the budget (by `seconds` of a point) waits, and goes with the
+    starts that the portfolio left out: the cheapest first, where the k-th of a family counts k times its price, so that
+    variants of one model wait for the other families' first.
     """
     kinds = {type(family) for family in FAMILIES}
     ours = {family.name: family for family in families if type(family) in kinds}
@@ -70,14 +71,18 @@ def starting_points(
     distinct = {key(point): point for point in adapted}
     turns = [(float(i), point) for i, point in enumerate(list(distinct.values())[: most(facts.rows)])]
     known = {entry.family for entry in listed}
+    rest: list[Point] = []
     for family in families:
-        if family.name not in known:
-            turns += [
-                (k * len(families) - 0.5, {"family": family.name, **start})
-                for k, start in enumerate(family.starts(facts))
-            ]
+        starts: list[Point] = [{"family": family.name, **start} for start in family.starts(facts)]
+        if family.name in known:
+            rest += starts
+        else:
+            turns += [(k * len(families) - 0.5, start) for k, start in enumerate(starts)]
     ordered = _alternating([point for _, point in sorted(turns, key=lambda turn: turn[0])])
-    return _dear_last(ordered, seconds, SHARE * facts.budget_seconds)
+    ready = [point for point in ordered if seconds(point) <= SHARE * facts.budget_seconds]
+    given = {key(point) for point in ready}
+    waiting = {key(point): point for point in ordered + rest if key(point) not in given}
+    return ready + cheapest_first(list(waiting.values()), seconds)
 
 
 def most(rows: int) -> int:
@@ -98,14 +103,10 @@ def _alternating(points: Iterable[Point]) -> list[Point]:
     return order
 
 
-def _dear_last(points: Iterable[Point], seconds: Callable[[dict[str, Any]], float], bound: float) -> list[Point]:
-    """The points in their order, those that take more than `bound` seconds after the others."""
-    ready, late, count = list[Point](), list[tuple[float, Point]](), Counter[Value]()
+def cheapest_first(points: Iterable[Point], seconds: Callable[[dict[str, Any]], float]) -> list[Point]:
+    """The cheapest first, where the k-th of a family counts k times its price."""
+    weighed, count = list[tuple[float, Point]](), Counter[Value]()
     for point in points:
-        price = seconds(point)
-        if price <= bound:
-            ready.append(point)
-        else:
-            count[point["family"]] += 1
-            late.append((count[point["family"]] * price, point))
-    return ready + [point for _, point in sorted(late, key=lambda pair: pair[0])]
+        count[point["family"]] += 1
+        weighed.append((count[point["family"]] * seconds(point), point))
+    return [point for _, point in sorted(weighed, key=lambda pair: pair[0])]

@@ -574,7 +574,7 @@ def first_plans(
     """(points to fit before anything else, points for a strategy that starts warm).
 
     The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
-    other model is held against; then the portfolio, and the starts of families that it doesn't know.
+    other model is held against; then the portfolio and the families' starts.
     """
     ahead = [{"family": f.name, **start} for f in families[:2] for start in f.starts(facts)[:1]]
     ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
