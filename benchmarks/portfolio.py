@@ -7,9 +7,10 @@ table, one thread and one isolated process each: error on held-out rows, CPU sec
 scikit-learn's own, generated ones, and those of FOLDER: its `datasets.json` lists them (name, file, task, target), or else
 each CSV's last column is its target. What is measured goes to CELLS line by line, and a later call goes on from there.
 
-The order is learned greedily: next comes the point that adds most hypervolume to the front for a CPU second, averaged over
-the tables. It is judged on the tables of one origin at a time, learned from all the others, beside the families' starts in
-order of their predicted cost and beside random order: hypervolume after fixed CPU seconds, with the paired bootstrap
+The order is learned greedily: next comes the point that adds most to the front for a CPU second, averaged over the tables:
+half by its hypervolume, half by its best error ("accuracy": how far from the baseline's error to the best known). It is
+judged on the tables of one origin at a time, learned from all the others, beside the families' starts in order of their
+predicted cost and beside the pool in random order: what is reached after fixed CPU seconds, with the paired bootstrap
 interval over tables. `--out` writes the file that the package ships (`search/portfolio.json`).
 """
 
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from automl.estimators.families import FAMILIES
 from automl.estimators.family import Facts, Family
+from automl.estimators.space import Space
 from automl.search.portfolio import Entry, cheapest_first, starting_points
 from automl.search.space import key
 
@@ -47,11 +49,12 @@ DRAWS = 3
 SAMPLES = 4096
 """Random points of the unit box by which hypervolumes are compared: its share of them that a front dominates."""
 LEAST = 1e-4
-"""The portfolio ends where the next point would add less hypervolume than this."""
+"""The portfolio ends where the next point would add less than this, or at `MOST` points."""
 MOST = 60
 AFTER = (1, 2, 4, 8, 16, 32)
 """CPU seconds after the first plans at which orders are compared."""
 SHUFFLES = 20
+"""Random ways to go on after an order has ended."""
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def pool(kind: str, given: Path | None = None) -> list[Candidate]:
         starts = family.starts(facts) if given is None else [ahead] if ahead is not None else []
         found += [Candidate(family, named_root(dict(start)), f"starts of {family.name}") for start in starts]
     found += [
-        Candidate(named[e["family"]], e["point"], e["source"])
+        Candidate(named[e["family"]], known_names(e["point"], named[e["family"]].space(facts)), e["source"])
         for e in json.loads((given or POOL).read_text())
         if set(KINDS[kind]) <= set(e["tasks"]) and e["family"] in named
     ]
@@ -201,6 +204,11 @@ def draws(families: Sequence[Family], facts: Facts) -> list[Candidate]:
             point = {k: rounded(v) for k, v in sample_branch(branch, rng).items() if k != "family"}
             found.append(Candidate(family, point, f"random draw, seed 0, {family.name}"))
     return found
+
+
+def known_names(point: dict[str, Any], space: Space) -> dict[str, Any]:
+    """The point without what a space for other tasks has."""
+    return {name: value for name, value in point.items() if name in space}
 
 
 def named_root(point: dict[str, Any]) -> dict[str, Any]:

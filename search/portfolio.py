@@ -1,8 +1,9 @@
 """The portfolio: hyperparameters known to be good from other tables, in the order in which they are tried on a new one.
 
 `portfolio.json` beside this holds them, with the command, the tables and the held-out figures that they come from;
-`benchmarks/portfolio.py` makes it. They were picked one by one, each the one whose model adds most hypervolume to the front
-for a second of CPU time: an expensive member in the middle makes the anytime curve flat for many times its price.
+`benchmarks/portfolio.py` makes it. They were picked one by one, each the one whose model adds most to the front (half by its
+hypervolume, half by its best error) for a second of CPU time: an expensive member in the middle makes the anytime curve
+flat for many times its price.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SHARE = 0.2
 
 @dataclass(frozen=True)
 class Entry:
-    """One point of a family for some tasks. `gain_per_second`: hypervolume added to its predecessors' by a CPU second."""
+    """One point of a family for some tasks. `gain_per_second`: what it added to its predecessors' front by a CPU second."""
 
     family: str
     point: dict[str, Value]
