@@ -58,7 +58,8 @@ class Measurement:
 class Trial:
     """A plan at `rows` training rows (`rung` counts from 0, the fewest). `reason` says why, where the status isn't completed.
 
-    `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations).
+    `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations). `parent` is
+    the number of the trial whose model this is a prefix of: it came with that fit, and its costs are expected ones.
     """
 
     number: int
@@ -72,6 +73,7 @@ class Trial:
     point: tuple[tuple[str, Any], ...] = ()
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    parent: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -86,6 +88,7 @@ class Trial:
             "point": dict(self.point),
             "wall_seconds": self.wall_seconds,
             "cpu_seconds": self.cpu_seconds,
+            "parent": self.parent,
         }
 
     @classmethod
@@ -102,4 +105,5 @@ class Trial:
             point=tuple(data["point"].items()),
             wall_seconds=data["wall_seconds"],
             cpu_seconds=data["cpu_seconds"],
+            parent=data.get("parent"),
         )
