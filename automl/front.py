@@ -362,7 +362,7 @@ class Front(Sequence[Model]):
 
 
 def prefix_shown(plan: Mapping[str, Any]) -> str:
-    """", 1/4 of its trees" for a prefix of a model, nothing for a whole one."""
+    """ ", 1/4 of its trees" for a prefix of a model, nothing for a whole one."""
     share = plan.get("prefix", 1.0)
     return "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
 

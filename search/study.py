@@ -214,7 +214,7 @@ class Study:
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
-        return sum(t.status != "skipped" for t in self.fits()) + len(self._pending)
+        return sum(t.status != "skipped" for t in self.asked()) + len(self._pending)
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
@@ -377,7 +377,7 @@ class Study:
         if self.elapsed() < PROMOTE_FROM * self.setting.limits.seconds:
             return None
         for rung in range(len(self.rungs) - 2, self.base_rung - 1, -1):
-            known = [t for t in self.fits() if t.plan.family in self.setting.families]
+            known = [t for t in self.asked() if t.plan.family in self.setting.families]
             done = [t for t in known if t.rung == rung and t.status == "completed"]
             if len(done) < ETA:
                 continue
@@ -451,9 +451,17 @@ class Study:
 
     def _add_prefixes(self, parent: Trial, result: Result) -> None:
         """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
+        family, params = self.setting.families[parent.plan.family], dict(parent.refit)
+        whole = self.cost.units(family, params, parent.plan, parent.rows)
         for plan, found in result.prefixes:
+            part, m = self.cost.units(family, params, plan, parent.rows) / whole, found.measurement
+            measurement = replace(
+                m,
+                training_seconds=part * (m.training_seconds or 0.0),
+                training_cpu_seconds=part * (m.training_cpu_seconds or 0.0),
+            )
             prefix = replace(
-                parent, plan=plan, measurement=found.measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
+                parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
             )
             if not (self._front <= self.values(prefix)).all(axis=1).any():
                 prefix = replace(prefix, number=self._take_number())
@@ -528,7 +536,7 @@ class Study:
             return
         if trial.status == "completed":
             self._enter(trial)
-        if trial.parent is not None:  # no fit of its own
+        if trial.plan.prefix != 1.0:  # no fit of its own
             return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":
@@ -540,14 +548,14 @@ class Study:
             values = self.values(trial) if trial.status == "completed" else None
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
-    def fits(self) -> list[Trial]:
-        """The trials that were made; without the prefixes, which came with them."""
+    def asked(self) -> list[Trial]:
+        """The trials that were asked for, without those that only add to one."""
         return [t for t in self.trials if t.parent is None]
 
     def best_rung(self) -> list[Trial]:
         """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
         latest: dict[str, Trial] = {}
-        for trial in self.fits():
+        for trial in self.asked():
             known = trial.status == "completed" and trial.plan.family in self.setting.families
             if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
                 latest[trial.plan.id] = trial
@@ -555,7 +563,7 @@ class Study:
         return [*latest.values(), *(t for t in self.trials if t.parent in whole)]
 
     def statuses(self) -> dict[str, int]:
-        counts = Counter(t.status for t in self.fits())
+        counts = Counter(t.status for t in self.asked())
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def tell_listener(self, stage: str) -> None:
