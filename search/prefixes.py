@@ -30,6 +30,8 @@ LOAD_SECONDS = 1e-3
 GRAPH_BYTES = 500
 """What a graph takes beside the trees."""
 ENCODED = 20
+MOST_SCORES = 20_000_000
+"""So many scores are kept of a trial's prefixes at most (160 MB): of very many classes only the longest prefixes are."""
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +51,11 @@ class Prefixes:
     def predict(self, pipeline: Pipeline, table: Table, rows: NDArray[np.int64], places: slice) -> Floats:
         """The whole model's prediction for `rows` of the table; what its prefixes say of them is kept at `places`."""
         first = self.shares is None
-        shares = tuple(pipeline.prefixes()) if self.shares is None else self.shares
+        if self.shares is None:
+            most = MOST_SCORES // (self.rows * max(1, len(pipeline.task.classes)))
+            shares = tuple(pipeline.prefixes())[:most]
+        else:
+            shares = self.shares
         prediction, staged = pipeline.predict_staged(table, rows, shares)
         center = pipeline.model.center if shares else None
         if first:

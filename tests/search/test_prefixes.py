@@ -100,6 +100,14 @@ def test_a_forests_prefixes_are_plain_averages(tmp_path: Path, family: str, task
     assert {plan.rescale for plan, _ in result.prefixes} == {1.0}
 
 
+def test_where_there_are_too_many_scores_the_longest_prefixes_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("automl.search.prefixes.MOST_SCORES", 2 * 3 * 400)  # two shares of 400 rows and three classes
+    result = trial(tmp_path, "multiclass", HELD, metric="log_loss", n_estimators=80, learning_rate=0.05)
+    assert {plan.prefix for plan, _ in result.prefixes} == {1 / 2, 1 / 4}
+
+
 def test_one_tree_has_no_prefix_and_a_metric_that_refuses_one_leaves_it_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +138,10 @@ class Seen:
     made: list[tuple[list[Trial], list[Finalist]]]
 
 
-def fit(run: Path, trials: int = 6, **options: Any) -> Any:
+def fit(run: Path, trials: int = 5, **options: Any) -> Any:
     X, y = data("binary", 400)
-    return automl.fit(X, y, families=["baseline", "lightgbm"], budget=Budget(trials=trials), run_dir=run, **options)
+    options = {"families": ["baseline", "lightgbm"], "n_jobs": 1, "random_state": 0, **options}
+    return automl.fit(X, y, budget=Budget(trials=trials), run_dir=run, **options)
 
 
 def kept(run: Path) -> list[Trial]:
@@ -142,7 +151,7 @@ def kept(run: Path) -> list[Trial]:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """A run of six trials whose front is everything that was finished."""
+    """A run of five trials whose front is everything that was finished."""
     run = tmp_path_factory.mktemp("prefixes") / "run"
     told: list[int] = []
     jobs: list[Job] = []
@@ -167,7 +176,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 def test_prefixes_count_as_no_trials(seen: Seen) -> None:
     prefixes = [t for t in kept(seen.folder) if t.parent is not None]
     wholes = {t.number: t for t in kept(seen.folder) if t.parent is None}
-    assert seen.model.front_.found["trials"]["completed"] == 6 == len(wholes)
+    assert seen.model.front_.found["trials"]["completed"] == 5 == len(wholes)
     assert seen.told == list(wholes)
     with Store.open(seen.folder / "run.db", read_only=True) as store:
         losses = store.arrays("validation")
