@@ -332,6 +332,7 @@ class Run:
             "greater_is_better": setting.metric.greater_is_better,
             "rows": setting.facts.rows,
             "columns": setting.facts.columns,
+            "classes": setting.facts.classes,
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,
             "elapsed_seconds": round(study.elapsed(), 3),
             "score_from": setting.split.score_from,
@@ -422,7 +423,7 @@ def model_entry(name: str, finalist: Finalist) -> dict[str, Any]:
         "engine": "onnx",
         "threads": 1,
         "device": plan.hardware.device,
-        "laws": {},
+        "laws": finalist.laws,
         "artifact": f"models/{name}",
     }
 

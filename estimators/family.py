@@ -105,6 +105,13 @@ class Family(ABC):
         The sum is the prior of the time law; each term's coefficient is fitted by `search.cost`. Example: `{"1": T, "n d": T*n*d}`.
         """
 
+    def capacity(self, params: Params, rows: int) -> float:
+        """How large the model fitted on `rows` rows is, in leaves, kept rows or the like: what its bytes grow with.
+
+        1 where its size doesn't depend on the rows.
+        """
+        return 1.0
+
     seconds_per_unit: ClassVar[float] = 1e-8
     """Prior CPU seconds per unit of the summed `cost` terms, replaced by what the run measures."""
 

@@ -165,9 +165,9 @@ def _parts(split: Split, rows: int) -> Iterator[tuple[NDArray[np.int64], slice]]
     if not split.folds:
         yield split.train[:rows], slice(None)
         return
-    begin = 0
+    begin, share = 0, rows / split.rungs()[-1]
     for train, validation in split.folds:
-        yield train, slice(begin, begin + len(validation))
+        yield train[: max(1, round(share * len(train)))], slice(begin, begin + len(validation))
         begin += len(validation)
 
 

@@ -19,6 +19,8 @@ FOLDS = 5
 ETA = 4
 """Rows grow by this factor from rung to rung (Hyperband's usual 3 or 4)."""
 SMALLEST_RUNG = 2000
+LAW_ROWS, LEAST_LAW_ROWS = 1000, 30
+"""Laws are fitted on rows a factor of ETA apart where the fewest are LAW_ROWS, else 2; under LEAST_LAW_ROWS nothing is learned."""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
 LEAST_MINORITY = 20
@@ -75,6 +77,12 @@ class Split:
         while len(self.train) >= 20_000 and rungs[0] // ETA >= SMALLEST_RUNG and len(rungs) < 5:
             rungs.insert(0, rungs[0] // ETA)
         return rungs
+
+    def law_rows(self) -> list[int]:
+        """The row counts that a law is fitted on, ascending: the full one and two below it, a factor of 4 apart, or 2."""
+        full = self.rungs()[-1]
+        factor = ETA if full >= LAW_ROWS * ETA**2 else 2
+        return [n for n in (full // factor**2, full // factor) if n >= LEAST_LAW_ROWS] + [full]
 
     def save(self, path: Path) -> None:
         parts: dict[str, Any] = {

@@ -29,7 +29,7 @@ from automl.estimators.errors import UsageError
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
 
-from .cost import CostModel
+from .cost import OVERHEAD, CostModel
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
 from .front import nondominated_ranks
 from .interrupt import Flag
@@ -86,6 +86,7 @@ class Setting:
     start: float
     in_process: bool = False
     device: str = "cpu"
+    target_rows: int | None = None
 
     @property
     def trial_threads(self) -> int:
@@ -213,7 +214,8 @@ class Study:
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
-        return sum(t.status != "skipped" for t in self.trials) + len(self._pending)
+        ended = sum(t.status != "skipped" and t.parent is None for t in self.trials)
+        return ended + sum(trial.parent is None for trial, _ in self._pending.values())
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
@@ -268,6 +270,39 @@ class Study:
             self._start(pool, trial, max(0.2, wall))
             return True
         return False
+
+    def add_points(self, wanted: Sequence[tuple[Trial, int]], seconds: float) -> None:
+        """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.
+
+        What is predicted not to fit in the time left is left out.
+        """
+        end = time.monotonic() + seconds
+        pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-law")
+        queue = list(wanted)
+        try:
+            while (queue or self._pending) and not self.interrupted:
+                while queue and len(self._pending) < self.setting.slots:
+                    trial, rows = queue.pop(0)
+                    left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
+                    if needed <= left:
+                        rung = self.rungs.index(rows) if rows in self.rungs else -1
+                        number = self._take_number()
+                        point = Trial(number, trial.plan, rows, rung, "skipped", point=trial.point, parent=trial.number)
+                        self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
+                self._collect(0.05)
+            self._drain(lambda: 0.0)
+        finally:
+            if self.executor is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def point_seconds(self, trial: Trial, rows: int) -> float:
+        """Predicted wall seconds of the plan of a completed trial on `rows` rows: its own, by the ratio of its cost terms."""
+        family, params = self.setting.families[trial.plan.family], dict(trial.plan.params)
+        ratio = self.cost.units(family, params, trial.plan, rows) / self.cost.units(
+            family, params, trial.plan, trial.rows
+        )
+        fits = self.setting.split.fits()
+        return OVERHEAD + fits * (trial.measurement.training_seconds or 0.1) * ratio
 
     def _last_resort(self, pool: Executor) -> None:
         """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
@@ -513,7 +548,7 @@ class Study:
             self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
         elif trial.status == "timeout":  # it would have taken longer still
             self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
-        if trial.rung == self.base_rung and fits:
+        if trial.rung == self.base_rung and trial.parent is None and fits:
             values = self.values(trial) if trial.status == "completed" else None
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
@@ -527,7 +562,7 @@ class Study:
         return list(latest.values())
 
     def statuses(self) -> dict[str, int]:
-        counts = Counter(t.status for t in self.trials)
+        counts = Counter(t.status for t in self.trials if t.parent is None)
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def tell_listener(self, stage: str) -> None:
@@ -563,7 +598,7 @@ def fits_in(branches: JointSpace, trial: Trial) -> bool:
 
 def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
     """(status, reason, count) of what did not complete, the commonest first."""
-    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed")
+    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None)
     return [(status, reason, count) for (status, reason), count in counts.most_common()]
 
 

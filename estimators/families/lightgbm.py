@@ -308,7 +308,7 @@ class LightGBM(Family):
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         p = {**self.defaults, **params}
         trees = float(p["n_estimators"]) * (classes if classes > 2 else 1)
-        leaves = max(1.0, min(float(p["num_leaves"]), rows / (1.5 * float(p["min_data_in_leaf"]))))
+        leaves = self.capacity(p, rows) / float(p["n_estimators"])
         used = rows * float(p["bagging_fraction"]) * max(1.0, columns * float(p["feature_fraction"]))
         scanned = 0.4 if p["extra_trees"] else float(p["feature_fraction"])  # extra trees try one threshold a column
         bins = min(float(p["max_bin"]), rows / 3) / 255
@@ -319,6 +319,11 @@ class LightGBM(Family):
             "T n": 20.0 * trees * rows,
             "T n d log L": 1.3 * trees * used * math.log2(1 + leaves),
         }
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        leaves = min(float(p["num_leaves"]), rows / (1.5 * float(p["min_data_in_leaf"])))
+        return float(p["n_estimators"]) * max(1.0, leaves)
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
