@@ -22,7 +22,7 @@ from .scaling import (
     Exponent,
     Forecast,
     Law,
-    Refusal,
+    RefusalError,
     Terms,
     conformal,
     exponent,
@@ -97,7 +97,7 @@ def laws_of(
             known |= grown.as_dict() | {"text": _text(quantity, grown)}
             if isinstance(law, ErrorLaw):
                 known["ill_behaved"] = law.ill_behaved
-        except Refusal as reason:
+        except RefusalError as reason:
             known["refused"] = str(reason)
         found[quantity] = known
     return found
@@ -113,12 +113,14 @@ def _text(quantity: str, grown: Exponent) -> str:
 def fitted(
     quantity: str, known: Mapping[str, Any], plan: Plan, family: Family | None, columns: int, classes: int
 ) -> Law:
-    """The law through the points that `laws_of` kept. Raises Refusal where there is none."""
+    """The law through the points that `laws_of` kept. Raises RefusalError where there is none."""
     rows, values = known["rows"], known["values"]
     if quantity == "error":
         return ErrorLaw(rows, values, known["deviations"], known.get("kappa", KAPPA))
     if len(rows) < 2:
-        raise Refusal(f"it was measured at {len(rows)} row count{'' if len(rows) == 1 else 's'}, and a law needs 2")
+        raise RefusalError(
+            f"it was measured at {len(rows)} row count{'' if len(rows) == 1 else 's'}, and a law needs 2"
+        )
     floor, spread = SPREADS[quantity]
     return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, floor=floor, spread=spread)
 
@@ -135,7 +137,7 @@ def run_kappa(trials: Sequence[Trial]) -> float:
             continue
         try:
             mean, sd = ErrorLaw(rows[:-1], errors[:-1], deviations[:-1]).predictive(rows[-1])
-        except Refusal:
+        except RefusalError:
             continue
         scores.append(abs(errors[-1] - mean) / math.hypot(sd, deviations[-1]))
     return conformal(scores)
@@ -154,9 +156,9 @@ class Outlook:
             known = entry["laws"].get(quantity, {})
             try:
                 if "refused" in known or not known:
-                    raise Refusal(known.get("refused", "the run measured no laws"))
+                    raise RefusalError(known.get("refused", "the run measured no laws"))
                 law = fitted(quantity, known, plan, family, columns, classes)
-            except Refusal as reason:
+            except RefusalError as reason:
                 self.refused[quantity] = str(reason)
                 continue
             self.laws[quantity] = law

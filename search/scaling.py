@@ -1,7 +1,7 @@
 """Scaling laws: how a measured quantity grows with the training rows, and what it becomes beyond them, with an interval.
 
 Every law is fitted to points (rows, value) of one model and gives a `Forecast` at any number of rows. A law that has too
-few points, or that its points contradict, is refused with a `Refusal` instead of guessed.
+few points, or that its points contradict, is refused with a `RefusalError` instead of guessed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BAD_FIT = 4.0
 Kind = Literal["measured", "forecast", "indicative"]
 
 
-class Refusal(ValueError):
+class RefusalError(ValueError):
     """Why no law can be given, in one line."""
 
 
@@ -83,7 +83,7 @@ class ErrorLaw:
     of the last error for every doubling. A curve that rises by more than two standard errors (about 15 % of the curves of
     LCDB 1.1 do) has its interval doubled and `ill_behaved` set.
 
-    rows (k,) ascending; errors (k,); deviations (k,) their standard errors. Raises Refusal under three points, or where the
+    rows (k,) ascending; errors (k,); deviations (k,) their standard errors. Raises RefusalError under three points, or where the
     points contradict every curve of the grid.
     """
 
@@ -92,9 +92,11 @@ class ErrorLaw:
     ) -> None:
         n, y, se = (np.asarray(values, np.float64) for values in (rows, errors, deviations))
         if len(n) < LEAST_POINTS:
-            raise Refusal(f"the error was measured at {len(n)} row counts, and a law needs {LEAST_POINTS}")
+            raise RefusalError(f"the error was measured at {len(n)} row counts, and a law needs {LEAST_POINTS}")
         if not (np.isfinite(y).all() and (y >= 0).all()):
-            raise Refusal("the metric's error can be negative or infinite, and the law is for errors that 0 bounds")
+            raise RefusalError(
+                "the metric's error can be negative or infinite, and the law is for errors that 0 bounds"
+            )
         self.measured = (float(n[0]), float(n[-1]))
         self.kappa, self.last, self.deviation = kappa, float(y[-1]), float(se[-1])
         rise = y[1:] - y[:-1] > 2 * np.hypot(se[1:], se[:-1])
@@ -110,7 +112,9 @@ class ErrorLaw:
         chi2 = ((rest - self._b[:, None] * shape) ** 2 / variance).sum(1)
         worst = math.sqrt(float(chi2.min()) / len(y))
         if worst > BAD_FIT:
-            raise Refusal(f"the errors follow no power law: they lie {worst:.1f} standard deviations from the nearest")
+            raise RefusalError(
+                f"the errors follow no power law: they lie {worst:.1f} standard deviations from the nearest"
+            )
         weights = np.exp(-0.5 * (chi2 - chi2.min()))
         self._weights = weights / weights.sum()
 
@@ -133,7 +137,7 @@ class ErrorLaw:
         """c, with the 5 % and 95 % quantiles of its posterior."""
         order = np.argsort(self._c, kind="stable")
         mass = np.cumsum(self._weights[order])
-        low, high = (float(self._c[order][min(len(order) - 1, np.searchsorted(mass, q))]) for q in (0.05, 0.95))
+        low, high = (float(self._c[order][min(len(order) - 1, int(np.searchsorted(mass, q)))]) for q in (0.05, 0.95))
         return Exponent(float(self._weights @ self._c), low, high, *self.measured)
 
 
@@ -179,7 +183,7 @@ class CostLaw:
 
         v = np.asarray(values, np.float64)
         if not len(v) or not (np.isfinite(v).all() and (v > 0).all()):
-            raise Refusal("it was not measured" if not len(v) else "a measured value is not a positive number")
+            raise RefusalError("it was not measured" if not len(v) else "a measured value is not a positive number")
         self.terms, self.measured, self.floor, self.spread = terms, (float(rows[0]), float(rows[-1])), floor, spread
         at = np.array([terms(float(n)) for n in rows], np.float64)
         ratio = math.exp(float(np.mean(np.log(v / at.sum(1)))))
@@ -193,7 +197,7 @@ class CostLaw:
         residuals = np.log(v / np.maximum(1e-300, at @ self.coefficients))
         self.residual = float(np.sqrt(np.mean(residuals**2)))
         if self.residual > BAD_FIT * 0.25:
-            raise Refusal(f"the values lie {math.exp(self.residual):.1f} times off the law of its cost")
+            raise RefusalError(f"the values lie {math.exp(self.residual):.1f} times off the law of its cost")
 
     def deviation(self, rows: float) -> float:
         """Standard deviation of the logarithm of the forecast."""
@@ -241,11 +245,11 @@ knowledge is worth beside the points' own scatter."""
 def exponent(rows: Sequence[float], values: Sequence[float]) -> Exponent:
     """The slope of log(values) on log(rows), with Student's t interval; the scatter is pooled with the noise of repeats.
 
-    Raises Refusal for fewer than two row counts or values that are not positive.
+    Raises RefusalError for fewer than two row counts or values that are not positive.
     """
     n, v = np.asarray(rows, np.float64), np.asarray(values, np.float64)
     if len(np.unique(n)) < 2 or not (np.isfinite(v).all() and (v > 0).all()):
-        raise Refusal("an exponent needs positive values at two row counts")
+        raise RefusalError("an exponent needs positive values at two row counts")
     from scipy.stats import t
 
     x, y = np.log(n), np.log(v)
@@ -276,7 +280,7 @@ def threads_law(threads: Sequence[int], seconds: Sequence[float]) -> ThreadsLaw:
     """The law through measured wall seconds at several thread counts, one of them 1; least squares on seconds / seconds(1)."""
     p, s = np.asarray(threads, np.float64), np.asarray(seconds, np.float64)
     if 1 not in threads or len(threads) < 2 or not (s > 0).all():
-        raise Refusal("a threads law needs positive seconds at one thread and at another count")
+        raise RefusalError("a threads law needs positive seconds at one thread and at another count")
     one = float(s[p == 1].mean())
     gain, saved = 1.0 - 1.0 / p, 1.0 - s / one
     return ThreadsLaw(one, float(np.clip(gain @ saved / (gain @ gain), 0.0, 1.0)))

@@ -280,7 +280,7 @@ class Study:
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-law")
         queue = list(wanted)
         try:
-            while (queue or self._pending) and not self.interrupted:
+            while (queue or self._pending) and not (self.interrupted or self._broken) and time.monotonic() < end:
                 while queue and len(self._pending) < self.setting.slots:
                     trial, rows = queue.pop(0)
                     left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
@@ -290,8 +290,9 @@ class Study:
                         point = Trial(number, trial.plan, rows, rung, "skipped", point=trial.point, parent=trial.number)
                         self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
                 self._collect(0.05)
-            self._drain(lambda: 0.0)
+            self._drain(lambda: math.inf)
         finally:
+            self.cancel.clear()
             if self.executor is None:
                 pool.shutdown(wait=False, cancel_futures=True)
 

@@ -172,7 +172,8 @@ class Tree(Family):
 
     def capacity(self, params: Params, rows: int) -> float:
         p = {**self.defaults, **params}
-        return min(float(p["max_leaf_nodes"]), 2.0 ** float(p["max_depth"]), 1 + rows / float(p["min_samples_leaf"]))
+        most = min(float(p["max_leaf_nodes"]), float(2.0 ** float(p["max_depth"])))
+        return min(most, 1 + rows / float(p["min_samples_leaf"]))
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
