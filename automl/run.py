@@ -72,7 +72,7 @@ class Options:
     start: float
     device: str = "cpu"
     extra_seconds: float = 0.0
-    limits: tuple[tuple[str, float], ...] = ()
+    target_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ class Run:
             "objectives": [objective.name for objective in self.options.objectives],
             "strategy": self.strategy.name,
             "seed": self.options.seed,
+            "target_rows": self.options.target_rows,
             "split": joblib.hash([split.train, split.validation, split.holdout, split.folds]),
         }
 
@@ -271,6 +272,7 @@ class Run:
             start=options.start,
             in_process=in_process,
             device=options.device,
+            target_rows=options.target_rows,
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
@@ -331,6 +333,7 @@ class Run:
             "metric": setting.metric.name,
             "greater_is_better": setting.metric.greater_is_better,
             "rows": setting.facts.rows,
+            "target_rows": self.options.target_rows,
             "columns": setting.facts.columns,
             "classes": setting.facts.classes,
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,

@@ -29,7 +29,7 @@ from .scaling import (
     kind_of,
     linear_terms,
 )
-from .trial import Trial
+from .trial import Measurement, Trial
 
 COSTS = ("training_seconds", "training_memory_bytes", "size_bytes", "latency_p50_seconds")
 """The measured costs that have a law of their own; the part of the serving memory that is the model's goes with its size."""
@@ -123,6 +123,44 @@ def fitted(
         )
     floor, spread = SPREADS[quantity]
     return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, floor=floor, spread=spread)
+
+
+USUAL_EXPONENT, USUAL_SHARE = 0.46, 0.8
+"""Medians of c and of a / e(n_L) over the learning curves of LCDB 1.1: the error law of a plan with under three row counts."""
+
+
+def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, columns: int, classes: int) -> Measurement:
+    """The measurement of a completed trial, its costs and error as forecast at `rows`, from its plan's trials `own`.
+
+    What steers a search whose models will live at other row counts. With a single row count the cost law is the family's
+    own cost terms through that point, and the error law the usual one.
+    """
+    measured, found = trial.measurement, {}
+    for quantity in (*COSTS, "training_cpu_seconds"):
+        source = "training_seconds" if quantity == "training_cpu_seconds" else quantity
+        counts, values, _ = law_points(source, own)
+        value = getattr(measured, quantity)
+        if value is None or not values or min(values) <= 0:
+            continue
+        law = CostLaw(terms_of(source, trial.plan, family, columns, classes), counts, values)
+        found[quantity] = value * law.at(rows).value / law.at(float(measured.rows or trial.rows)).value
+    if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
+        found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes
+    if measured.error is not None:
+        found["error"] = _error_at(measured.error, trial, own, rows)
+    return replace(measured, **found)
+
+
+def _error_at(error: float, trial: Trial, own: Sequence[Trial], rows: int) -> float:
+    counts, errors, deviations = law_points("error", own)
+    try:
+        law = ErrorLaw(counts, errors, deviations)
+    except RefusalError:
+        if error < 0:  # of a metric that 0 doesn't bound: no law
+            return error
+        ratio = math.pow(rows / float(trial.measurement.rows or trial.rows), -USUAL_EXPONENT)
+        return error * (USUAL_SHARE + (1 - USUAL_SHARE) * ratio)
+    return law.at(rows).value
 
 
 def run_kappa(trials: Sequence[Trial]) -> float:

@@ -320,7 +320,7 @@ def judge(
     relative = off / np.maximum(1e-12, truth)
     held = [f.low <= value <= f.high for f, value in zip(forecasts, truth, strict=True)]
     naive = float(np.abs(np.asarray(last, np.float64) - truth).mean())
-    tau = float(kendalltau(found, truth).statistic) if len(truth) > 2 else math.nan
+    tau = float(kendalltau(found, truth)[0]) if len(truth) > 2 else math.nan
     return Backtest(
         quantity,
         horizon,

@@ -31,6 +31,7 @@ from automl.estimators.space import Value
 
 from .cost import OVERHEAD, CostModel
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
+from .forecast import at_rows
 from .front import nondominated_ranks
 from .interrupt import Flag
 from .metric import Metric
@@ -150,6 +151,7 @@ class Study:
         self.rows: list[dict[str, Any]] = []
         self._pending: dict[Future[Outcome], tuple[Trial, Job]] = {}
         self._refused, self._broken = 0, False
+        self._forecasts: dict[tuple[int, int], Measurement] = {}
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -438,12 +440,15 @@ class Study:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
-        if math.isfinite(self.setting.limits.seconds) or family is None:
+        target = self.setting.target_rows
+        if family is None:
             return measured
-        seconds, size = (
-            self.cost.units(family, dict(trial.plan.params), trial.plan, trial.rows),
-            measured.size_bytes or 0.0,
-        )
+        if target is not None and trial.status == "completed":
+            measured = self._at_target(trial, family, target)
+        if math.isfinite(self.setting.limits.seconds):
+            return measured
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, target or trial.rows)
+        size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(
             measured,
@@ -457,6 +462,15 @@ class Study:
             serving_memory_bytes=None if measured.serving_memory_bytes is None else size,
             model_memory_bytes=size,
         )
+
+    def _at_target(self, trial: Trial, family: Family, rows: int) -> Measurement:
+        """The measurement as the laws of the trial's plan forecast it where the model will live."""
+        own = [t for t in self.trials if t.plan.id == trial.plan.id and t.rows <= trial.rows]
+        key = (trial.number, len(own))
+        if key not in self._forecasts:
+            facts = self.setting.facts
+            self._forecasts[key] = at_rows(trial, own, family, rows, facts.columns, facts.classes)
+        return self._forecasts[key]
 
     # -- what has ended -------------------------------------------------------------------------------------------
 
