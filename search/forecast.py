@@ -21,6 +21,7 @@ from .scaling import (
     ErrorLaw,
     Exponent,
     Forecast,
+    Growth,
     Law,
     RefusalError,
     Terms,
@@ -42,13 +43,13 @@ NOUNS = {
     "size_bytes": "size",
     "latency_p50_seconds": "latency",
 }
-SPREADS = {
-    "training_seconds": (0.15, 0.10),
-    "training_memory_bytes": (0.10, 0.05),
-    "size_bytes": (0.03, 0.03),
-    "latency_p50_seconds": (0.10, 0.05),
+GROWTHS = {
+    "training_seconds": Growth(prior=2.0),
+    "training_memory_bytes": Growth(weight=2.0, floor=0.10, spread=0.20),
+    "size_bytes": Growth(weight=1.0, floor=0.03, spread=0.10),
+    "latency_p50_seconds": Growth(floor=0.10, spread=0.08),
 }
-"""(standard deviation of the logarithm where measured, what each doubling beyond adds) by quantity."""
+"""How the law of each cost is fitted; what gave the smallest errors on held-out rows, see `automl scale RUN --backtest`."""
 ANCHOR_SD = 0.05
 """Relative standard deviation of a single final measurement."""
 
@@ -63,7 +64,7 @@ def terms_of(quantity: str, plan: Plan, family: Family | None, columns: int, cla
         return lambda n: [unit * term for term in family.cost(params, max(1, round(n)), width, classes).values()]
     if quantity == "size_bytes":
         return lambda n: (1.0, family.capacity(params, max(1, round(n))))
-    return lambda n: (1.0, math.log2(1.0 + family.capacity(params, max(1, round(n)))))
+    return lambda n: (1.0, math.sqrt(family.capacity(params, max(1, round(n)))))
 
 
 def law_points(quantity: str, trials: Sequence[Trial]) -> tuple[list[float], list[float], list[float]]:
@@ -121,8 +122,7 @@ def fitted(
         raise RefusalError(
             f"it was measured at {len(rows)} row count{'' if len(rows) == 1 else 's'}, and a law needs 2"
         )
-    floor, spread = SPREADS[quantity]
-    return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, floor=floor, spread=spread)
+    return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, GROWTHS[quantity])
 
 
 USUAL_EXPONENT, USUAL_SHARE = 0.46, 0.8
@@ -142,7 +142,7 @@ def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, colum
         value = getattr(measured, quantity)
         if value is None or not values or min(values) <= 0:
             continue
-        law = CostLaw(terms_of(source, trial.plan, family, columns, classes), counts, values)
+        law = CostLaw(terms_of(source, trial.plan, family, columns, classes), counts, values, GROWTHS[source])
         found[quantity] = value * law.at(rows).value / law.at(float(measured.rows or trial.rows)).value
     if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
         found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes

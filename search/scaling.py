@@ -30,7 +30,9 @@ Z90 = NormalDist().inv_cdf(0.95)
 CONFORMAL_FROM = 20
 """From so many residuals of the run itself on, their quantile replaces KAPPA (split conformal prediction: Vovk et al. 2005)."""
 BAD_FIT = 4.0
-"""A law is refused where its points lie this many of their standard deviations from it (root mean square)."""
+"""An error law is refused where its points lie this many of their standard deviations from it (root mean square)."""
+MOST_RESIDUAL = 1.0
+"""A cost law is refused where its points lie this far from it: root mean square of the logarithms, a factor of 2.7."""
 
 Kind = Literal["measured", "forecast", "indicative"]
 
@@ -155,54 +157,64 @@ def conformal(scores: Sequence[float], default: float = KAPPA) -> float:
 # -- costs -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Growth:
+    """How a cost's law is fitted, and what its forecasts have been off by.
+
+    `weight`: points count as (rows / largest rows)^weight, where small fits hide what grows (memory that was held before).
+    `prior`: standard deviation of pseudo-points on the plain sum of the terms, scaled to the data, at the largest rows, 4 and
+    16 times them: they decide between terms that the points don't tell apart; None where the terms have no common unit.
+    `floor` and `spread`: standard deviation of the logarithm where measured, and what each doubling beyond adds.
+    """
+
+    weight: float = 0.0
+    prior: float | None = None
+    floor: float = 0.15
+    spread: float = 0.10
+
+
 class CostLaw:
     """v(n) = sum of c_k term_k(n) with c_k >= 0: non-negative least squares on v/v, so that errors are relative.
 
-    `terms` gives the terms at a number of rows: the family's own cost, for which a sum with mended coefficients follows where
-    one exponent does not exist (trees stop growing where their leaves are full). Where the points are fewer than the
-    terms, or don't tell them apart, three pseudo-points on the plain sum, scaled to the data, decide: at the largest rows,
-    4 and 16 times them, with `PRIOR_SD`.
+    `terms` gives the terms at a number of rows: those of the family's own cost, for instance, as one exponent does not exist
+    where trees stop growing once their leaves are full. The interval is lognormal: sd^2 = floor^2 + (spread log2 h)^2 + the
+    residuals' variance, h how far it goes beyond the measured rows. rows (k,) ascending; values (k,) positive.
 
-    The interval is lognormal: sd^2 = floor^2 + (spread log2 h)^2 + the residuals' variance, h how far it goes beyond the
-    measured rows. rows (k,) ascending; values (k,) positive.
+    Raises RefusalError for values that are not positive, or that no mix of the terms comes near.
     """
 
-    PRIOR_SD = 0.5
     POINT_SD = 0.15
 
-    def __init__(
-        self,
-        terms: Terms,
-        rows: Sequence[float],
-        values: Sequence[float],
-        *,
-        floor: float = 0.15,
-        spread: float = 0.10,
-    ) -> None:
+    def __init__(self, terms: Terms, rows: Sequence[float], values: Sequence[float], growth: Growth) -> None:
         from scipy.optimize import nnls
 
         v = np.asarray(values, np.float64)
         if not len(v) or not (np.isfinite(v).all() and (v > 0).all()):
             raise RefusalError("it was not measured" if not len(v) else "a measured value is not a positive number")
-        self.terms, self.measured, self.floor, self.spread = terms, (float(rows[0]), float(rows[-1])), floor, spread
+        self.terms, self.growth, self.measured = terms, growth, (float(rows[0]), float(rows[-1]))
         at = np.array([terms(float(n)) for n in rows], np.float64)
-        ratio = math.exp(float(np.mean(np.log(v / at.sum(1)))))
-        far = np.array([terms(h * rows[-1]) for h in (1.0, 4.0, 16.0)], np.float64)
-        sides = [at / v[:, None], (self.POINT_SD / self.PRIOR_SD) * far / (ratio * far.sum(1))[:, None]]
-        aims = [np.ones(len(v)), np.full(len(far), self.POINT_SD / self.PRIOR_SD)]
-        scale = np.vstack(sides).max(axis=0)
+        weights = (np.asarray(rows, np.float64) / rows[-1]) ** growth.weight
+        sides, aims = [weights[:, None] * at / v[:, None]], [weights]
+        if growth.prior is not None:
+            ratio = math.exp(float(np.mean(np.log(v / at.sum(1)))))
+            far = np.array([terms(h * rows[-1]) for h in (1.0, 4.0, 16.0)], np.float64)
+            weight = self.POINT_SD / growth.prior
+            sides.append(weight * far / (ratio * far.sum(1))[:, None])
+            aims.append(np.full(len(far), weight))
+        stacked = np.vstack(sides)
+        scale = stacked.max(axis=0)
         scale[scale == 0] = 1.0
-        found, _ = nnls(np.vstack(sides) / scale, np.concatenate(aims))
+        found, _ = nnls(stacked / scale, np.concatenate(aims))
         self.coefficients = found / scale
-        residuals = np.log(v / np.maximum(1e-300, at @ self.coefficients))
+        residuals = weights * np.log(v / np.maximum(1e-300, at @ self.coefficients))
         self.residual = float(np.sqrt(np.mean(residuals**2)))
-        if self.residual > BAD_FIT * 0.25:
+        if self.residual > MOST_RESIDUAL:
             raise RefusalError(f"the values lie {math.exp(self.residual):.1f} times off the law of its cost")
 
     def deviation(self, rows: float) -> float:
         """Standard deviation of the logarithm of the forecast."""
         doublings = math.log2(max(1.0, rows / self.measured[1], self.measured[0] / rows))
-        return math.sqrt(self.floor**2 + (self.spread * doublings) ** 2 + self.residual**2)
+        return math.sqrt(self.growth.floor**2 + (self.growth.spread * doublings) ** 2 + self.residual**2)
 
     def at(self, rows: float) -> Forecast:
         value = float(np.asarray(self.terms(rows), np.float64) @ self.coefficients)

@@ -19,8 +19,8 @@ FOLDS = 5
 ETA = 4
 """Rows grow by this factor from rung to rung (Hyperband's usual 3 or 4)."""
 SMALLEST_RUNG = 2000
-LAW_ROWS, LEAST_LAW_ROWS = 1000, 30
-"""Laws are fitted on rows a factor of ETA apart where the fewest are LAW_ROWS, else 2; under LEAST_LAW_ROWS nothing is learned."""
+LEAST_LAW_ROWS = 30
+"""From fewer rows than these nothing is learned about how a model grows."""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
 LEAST_MINORITY = 20
@@ -79,10 +79,9 @@ class Split:
         return rungs
 
     def law_rows(self) -> list[int]:
-        """The row counts that a law is fitted on, ascending: the full one and two below it, a factor of 4 apart, or 2."""
+        """The row counts that laws are fitted on: a quarter, half and all of the training rows, as far as they are enough."""
         full = self.rungs()[-1]
-        factor = ETA if full >= LAW_ROWS * ETA**2 else 2
-        return [n for n in (full // factor**2, full // factor) if n >= LEAST_LAW_ROWS] + [full]
+        return [n for n in (full // 4, full // 2) if n >= LEAST_LAW_ROWS] + [full]
 
     def save(self, path: Path) -> None:
         parts: dict[str, Any] = {
