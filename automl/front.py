@@ -329,7 +329,7 @@ class Front(Sequence[Model]):
             e = model.entry
             cells = [
                 e["id"],
-                e["family"],
+                e["family"] + prefix_shown(e["plan"]),
                 f"{e['score']:.5g}",
                 f"{e['score_low']:.5g} to {e['score_high']:.5g}",
                 shown(e["latency_p50_seconds"], show_seconds),
@@ -419,6 +419,12 @@ class Front(Sequence[Model]):
 
     def __reduce__(self) -> Any:
         return (Front.from_bytes, (self.to_bytes(),))
+
+
+def prefix_shown(plan: Mapping[str, Any]) -> str:
+    """ ", 1/4 of its trees" for a prefix of a model, nothing for a whole one."""
+    share = plan.get("prefix", 1.0)
+    return "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
 
 
 def shown(value: float | None, show: Callable[[float], str]) -> str:

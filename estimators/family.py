@@ -128,6 +128,13 @@ class Family(ABC):
         """
         return dict(params)
 
+    def prefixes(self, model: Any) -> Sequence[float]:
+        """The shares of the fitted model's trees that are worth deploying as models of their own, the largest first.
+
+        A family that has any builds estimators that are `prefix.Staged`.
+        """
+        return ()
+
     @abstractmethod
     def to_onnx(self, model: Any, graph: Graph, x: str) -> str:
         """Writes the fitted estimator into `graph`, reading the float32 matrix `x` (n, d).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from . import select
 from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
+from .prefix import count
 from .runtime import RowEncoder
 from .space import Value
 from .table import merge_duplicates
@@ -129,14 +131,37 @@ class Pipeline:
 
     def predict(self, table: Table, rows: NDArray[np.int64], block: int = 50_000) -> NDArray[np.float64]:
         """(n, K) class probabilities or (n,) values for rows of the table, block by block so that memory stays bounded."""
-        parts = [
-            self._native(self._prepare(self.encoder.transform(table, rows[i : i + block])))
-            for i in range(0, len(rows), block)
-        ]
+        return self.predict_staged(table, rows, (), block)[0]
+
+    def predict_staged(
+        self, table: Table, rows: NDArray[np.int64], shares: Sequence[float], block: int = 50_000
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        """`predict`, and for each of these `shares` of the trees, the largest first, what `Staged.staged` says of the prefix."""
+        counts = [count(share, self.model.length) for share in shares]
+        ascending = sorted(set(counts))
+        parts: list[NDArray[Any]] = []
+        staged: list[list[NDArray[np.float64]]] = [[] for _ in shares]
+        for i in range(0, len(rows), block):
+            X = self._prepare(self.encoder.transform(table, rows[i : i + block]))
+            parts.append(self._native(X))
+            if counts:
+                found = dict(zip(ascending, self.model.staged(X, ascending), strict=True))
+                for kept, number in zip(staged, counts, strict=True):
+                    kept.append(found[number])
         if not parts:
             shape = (0,) if self.task.kind == "regression" else (0, len(self.task.classes))
-            return np.empty(shape)
-        return np.concatenate(parts).astype(np.float64)
+            return np.empty(shape), [np.empty((0, 1)) for _ in shares]
+        return np.concatenate(parts).astype(np.float64), [np.concatenate(kept) for kept in staged]
+
+    def prefixes(self) -> Sequence[float]:
+        """The shares of the fitted model's trees that are worth deploying alone."""
+        return self.family.prefixes(self.model)
+
+    def first(self, share: float, rescale: float) -> Pipeline:
+        """The fitted pipeline with this share of its model's trees, rescaled; it shares the rest with the whole."""
+        shorter = copy.copy(self)
+        shorter.model = self.model.first(count(share, self.model.length), rescale)
+        return shorter
 
     def refit_params(self, rows_ratio: float) -> dict[str, Value]:
         return self.family.refit_params(self.params, self.model, rows_ratio)

@@ -35,6 +35,8 @@ LAW_SHARE = 0.08
 """At most this share of a wall budget goes to fits on fewer rows, to which the finalists' laws are fitted."""
 REFIT_SHARE = 0.2
 """At most this share of a wall budget is kept back for the fits on all rows."""
+EXPORT_SECONDS = 0.05
+"""What an artifact costs beside the fit: its graph, written and proven."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Finish:
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
-            fits = min(1.15 * sum(self._predict(t) for t in finalists), REFIT_SHARE * self.budget)
+            fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
             self._cached = (len(self.study.trials), fits + self._law_seconds(self._law_points(finalists)))
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
@@ -106,8 +108,9 @@ class Finish:
         chosen = thin(values[kept], self.most(), objectives)
         picked = [kept[i] for i in chosen]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        for i in range(len(done)):  # the three most accurate and a short front's runners-up are finished as well
-            if i not in picked and (i < 3 or len(picked) < 6) and len(picked) < self.most():
+        whole = [i for i, t in enumerate(done) if t.parent is None]
+        for i in whole:  # the three most accurate and a short front's runners-up are finished as well
+            if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
         return [done[i] for i in sorted(picked)]
 
@@ -121,8 +124,9 @@ class Finish:
         points = self._law_points(finalists)
         study.tell_listener("laws")
         study.add_points(points, self._law_seconds(points))
-        fitted = (self._fit(trial) for trial in finalists[:1] + sorted(finalists[1:], key=self._predict))
-        models = [model for model in fitted if model is not None]
+        fits = groups(finalists)
+        fits[1:] = sorted(fits[1:], key=self._predict)
+        models = [model for group in fits for model in self._fit(group)]
         if not models:
             return []
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
@@ -149,7 +153,8 @@ class Finish:
             return []
         known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
         counts = study.setting.split.law_rows()
-        return [(t, n) for n in counts for t in finalists if n < t.rows and (t.plan.id, n) not in known]
+        wholes = list({t.plan.whole.id: t for t in finalists}.values())
+        return [(t, n) for n in counts for t in wholes if n < t.rows and (t.plan.whole.id, n) not in known]
 
     def _law_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
         """Wall seconds for those fits, several at a time; at most a share of the budget."""
@@ -159,9 +164,9 @@ class Finish:
         return min(1.2 * needed, LAW_SHARE * self.budget)
 
     def _laws(self, trial: Trial, kappa: float) -> dict[str, Any]:
-        """The laws of a finalist, from its own plan's trials at all row counts."""
-        setting = self.study.setting
-        own = [t for t in self.study.trials if t.plan.id == trial.plan.id]
+        """The laws of a finalist, from the trials of its plan, or of the same prefix of it, at all row counts."""
+        setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.prefix)
+        own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.prefix) == key]
         family, facts = setting.families[trial.plan.family], setting.facts
         return laws_of(self._final_plan(trial), own, family, facts.columns, facts.classes, kappa)
 
@@ -177,44 +182,55 @@ class Finish:
         split = self.study.setting.split
         return len(split.train) + len(split.validation) + len(split.holdout)
 
-    def _predict(self, trial: Trial) -> float:
-        """Seconds of the fit on all rows: the trial's own, scaled by the prior's ratio, and what a process costs."""
-        study, plan = self.study, self._final_plan(trial)
+    def _predict(self, group: list[Trial]) -> float:
+        """Seconds of one fit on all rows: the trial's own, scaled by the prior's ratio, and what a process and exports cost."""
+        study, trial, plan = self.study, group[0], self._final_plan(group[0])
         family = study.setting.families[plan.family]
         before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
-        return (trial.measurement.training_seconds or 0.1) * after / before + 0.15
+        return (trial.measurement.training_seconds or 0.1) * after / before + 0.1 + EXPORT_SECONDS * len(group)
 
-    def _as_trained(self, trial: Trial) -> Finalist | None:
-        """The model as its trial left it; None where its artifact is gone, as that of an earlier process may be."""
-        folder = self.study.folder(trial)
-        return Finalist(trial, trial.plan, trial.measurement, folder) if (folder / "manifest.json").exists() else None
+    def _as_trained(self, group: list[Trial]) -> list[Finalist]:
+        """The model as its trial left it; none where its artifact is gone, as that of an earlier process may be.
 
-    def _fit(self, trial: Trial) -> Finalist | None:
-        """The finalist fitted on all rows, or as its trial left it where there is no time for that, or it is interrupted."""
-        study, setting, plan = self.study, self.study.setting, self._final_plan(trial)
+        Its prefixes have no artifacts before the fit on all rows: the whole model stands for them.
+        """
+        number = fit_of(group[0])
+        for trial in group:
+            if trial.parent is not None:
+                log.info(
+                    "trial %d, a prefix of trial %d, is left out: there is no fit on all rows", trial.number, number
+                )
+        whole = next(t for t in self.study.trials if t.number == number)
+        folder = self.study.folder(whole)
+        return [Finalist(whole, whole.plan, whole.measurement, folder)] if (folder / "manifest.json").exists() else []
+
+    def _fit(self, group: list[Trial]) -> list[Finalist]:
+        """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted."""
+        study, setting, trial, plan = self.study, self.study.setting, group[0], self._final_plan(group[0])
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
-        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(trial) > room):
+        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
             log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", trial.number, trial.rows)
-            return self._as_trained(trial)
-        folder = setting.data / "final" / f"t{trial.number:04d}"
+            return self._as_trained(group)
+        folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
         family = setting.families[plan.family]
         job = Job(
             plan,
             family,
             setting.metric,
             setting.data,
-            folder,
+            folders[0],
             self._all_rows(),
             setting.seed,
             final=True,
             merge=setting.merge,
+            others=tuple((self._final_plan(t), f) for t, f in zip(group[1:], folders[1:], strict=True)),
         )
         study.tell_listener("finishing")
-        outcome = self._run(job, room, trial)
+        outcome = self._run(job, room, group)
         if study.interrupted and outcome.status != "completed":
             log.warning("interrupted: the front is finished with what there is")
-            return self._as_trained(trial)
+            return self._as_trained(group)
         if outcome.status != "completed":
             log.warning(
                 "trial %d is kept as fitted on %d rows: its fit on all rows ended as %s, %s",
@@ -223,23 +239,25 @@ class Finish:
                 outcome.status,
                 outcome.reason,
             )
-            return self._as_trained(trial)
+            return self._as_trained(group)
         result: Result = outcome.value
         log.debug(
             "final fit of trial %d %s: predicted %.2f s, took %.2f s",
             trial.number,
             plan.family,
-            self._predict(trial),
+            self._predict(group),
             outcome.wall_seconds,
         )
-        return Finalist(trial, plan, result.measurement, folder, result.proof)
+        found = {plan: result, **dict(result.prefixes)}
+        made = [(t, self._final_plan(t), folder) for t, folder in zip(group, folders, strict=True)]
+        return [Finalist(t, p, found[p].measurement, f, found[p].proof) for t, p, f in made if p in found]
 
-    def _run(self, job: Job, room: float, trial: Trial) -> Outcome:
+    def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
         """The final fit, alone on the machine: it may have the memory of all the trials that ran at a time."""
         setting, family = self.study.setting, job.family
         if setting.in_process and fits_here(family):
             return fit_here(job)
-        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(trial) + 1.0))
+        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(group) + 1.0))
         each = setting.limits.memory_bytes
         server = "torch" if family.needs == "torch" else "core"
         return supervise(job, wall, None if each is None else each * setting.slots, server, self.study.cancel)
@@ -313,6 +331,19 @@ class Finish:
             ):
                 mask[i] = True
         return [m for m, keep in zip(models, mask, strict=True) if keep]
+
+
+def groups(trials: list[Trial]) -> list[list[Trial]]:
+    """The trials that one fit makes together, a model and its prefixes, in the order of their first ones."""
+    found: dict[int, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(fit_of(trial), []).append(trial)
+    return list(found.values())
+
+
+def fit_of(trial: Trial) -> int:
+    """The number of the trial whose fit made it: its own, or its parent's."""
+    return trial.number if trial.parent is None else trial.parent
 
 
 def exact_front(values: NDArray[np.float64]) -> list[int]:

@@ -149,6 +149,7 @@ class Study:
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
         self.rows: list[dict[str, Any]] = []
+        self._front = np.empty((0, len(setting.objectives)))
         self._pending: dict[Future[Outcome], tuple[Trial, Job]] = {}
         self._refused, self._broken = 0, False
         self._forecasts: dict[tuple[int, int], Measurement] = {}
@@ -216,8 +217,7 @@ class Study:
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
-        ended = sum(t.status != "skipped" and t.parent is None for t in self.trials)
-        return ended + sum(trial.parent is None for trial, _ in self._pending.values())
+        return sum(t.status != "skipped" for t in self.fits()) + len(self._pending)
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
@@ -287,9 +287,7 @@ class Study:
                     trial, rows = queue.pop(0)
                     left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
                     if needed <= left:
-                        rung = self.rungs.index(rows) if rows in self.rungs else -1
-                        number = self._take_number()
-                        point = Trial(number, trial.plan, rows, rung, "skipped", point=trial.point, parent=trial.number)
+                        point = Trial(self._take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
                         self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
                 self._collect(0.05)
             self._drain(lambda: math.inf)
@@ -414,7 +412,7 @@ class Study:
         if self.elapsed() < PROMOTE_FROM * self.setting.limits.seconds:
             return None
         for rung in range(len(self.rungs) - 2, self.base_rung - 1, -1):
-            known = [t for t in self.trials if t.plan.family in self.setting.families]
+            known = [t for t in self.fits() if t.plan.family in self.setting.families]
             done = [t for t in known if t.rung == rung and t.status == "completed"]
             if len(done) < ETA:
                 continue
@@ -485,17 +483,40 @@ class Study:
                 result: Result = outcome.value
                 measurement, refit = result.measurement, tuple(sorted(result.refit.items()))
                 self._keep_losses(trial.number, result)
-            self._end(
-                replace(
-                    trial,
-                    status=outcome.status,
-                    reason=outcome.reason,
-                    measurement=measurement,
-                    refit=refit,
-                    wall_seconds=outcome.wall_seconds,
-                    cpu_seconds=outcome.cpu_seconds,
-                )
+            ended = replace(
+                trial,
+                status=outcome.status,
+                reason=outcome.reason,
+                measurement=measurement,
+                refit=refit,
+                wall_seconds=outcome.wall_seconds,
+                cpu_seconds=outcome.cpu_seconds,
             )
+            self._end(ended)
+            if outcome.status == "completed":
+                self._add_prefixes(ended, outcome.value)
+
+    def _add_prefixes(self, parent: Trial, result: Result) -> None:
+        """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
+        for plan, found in result.prefixes:
+            prefix = replace(
+                parent,
+                plan=plan,
+                measurement=found.measurement,
+                wall_seconds=0.0,
+                cpu_seconds=0.0,
+                parent=parent.number,
+            )
+            if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
+                prefix = replace(prefix, number=self._take_number())
+                self._keep_losses(prefix.number, found)
+                self._end(prefix)
+
+    def _enter(self, trial: Trial) -> None:
+        """Puts a completed trial among those that no other is as good as, in the place of those that it beats."""
+        values = np.array(self.values(trial))
+        if not (self._front <= values).all(axis=1).any():
+            self._front = np.vstack([self._front[(self._front < values).any(axis=1)], values])
 
     def _outcome(self, future: Future[Outcome]) -> Outcome:
         """How the trial of a future that is done ended: what an executor does to it is a status as well.
@@ -557,27 +578,36 @@ class Study:
         family = self.setting.families.get(trial.plan.family)
         if family is None:
             return
+        if trial.status == "completed" and trial.rung >= 0:
+            self._enter(trial)
+        if trial.parent is not None:  # no fit of its own
+            return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":
             fit = trial.measurement.training_seconds or 0.0
             self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
         elif trial.status == "timeout":  # it would have taken longer still
             self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
-        if trial.rung == self.base_rung and trial.parent is None and fits:
+        if trial.rung == self.base_rung and fits:
             values = self.values(trial) if trial.status == "completed" else None
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
+    def fits(self) -> list[Trial]:
+        """The trials of the search; without the prefixes, which came with them, and the points of laws."""
+        return [t for t in self.trials if t.parent is None and t.rung >= 0]
+
     def best_rung(self) -> list[Trial]:
-        """The completed trials, each plan once, at the largest number of rows it was fitted on."""
+        """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
         latest: dict[str, Trial] = {}
-        for trial in self.trials:
+        for trial in self.fits():
             known = trial.status == "completed" and trial.plan.family in self.setting.families
             if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
                 latest[trial.plan.id] = trial
-        return list(latest.values())
+        whole = {t.number for t in latest.values()}
+        return [*latest.values(), *(t for t in self.trials if t.parent in whole)]
 
     def statuses(self) -> dict[str, int]:
-        counts = Counter(t.status for t in self.trials if t.parent is None)
+        counts = Counter(t.status for t in self.fits())
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def tell_listener(self, stage: str) -> None:
@@ -613,7 +643,9 @@ def fits_in(branches: JointSpace, trial: Trial) -> bool:
 
 def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
     """(status, reason, count) of what did not complete, the commonest first."""
-    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None)
+    counts = Counter(
+        (t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None and t.rung >= 0
+    )
     return [(status, reason, count) for (status, reason), count in counts.most_common()]
 
 

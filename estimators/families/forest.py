@@ -10,6 +10,7 @@ from ..encoder import View
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
+from ..prefix import halves
 from ..space import Choice, Float, Int, Space, Value
 from ..trees import write
 from .tree import SklearnTrees, by_cost, flatten, tree_views
@@ -101,6 +102,9 @@ class Forest(Family):
         if task == "regression":
             options["criterion"] = "squared_error"
         return SklearnTrees(self.maker + ("Regressor" if task == "regression" else "Classifier"), options, task)
+
+    def prefixes(self, model: SklearnTrees) -> Sequence[float]:
+        return halves(model.length)
 
     def to_onnx(self, model: SklearnTrees, graph: Graph, x: str) -> str:
         trees, constants = flatten(model)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from ..errors import ArtifactError
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
+from ..prefix import halves, link
 from ..space import Choice, Float, Int, Space, Value
 from ..trees import Trees, write
 from .tree import CLASSES, by_cost
@@ -30,7 +32,8 @@ class Boosted:
     """A LightGBM booster. `params` are LightGBM's own; `stopping` says whether it stops early on an inner slice of its rows.
 
     A regression's y is standardised before it is handed over: LightGBM keeps labels as float32, and its L1 penalty has the
-    unit of y. `iterations` is what prediction and export use.
+    unit of y. `iterations` is what prediction and export use; `start` (k,) is where boosting starts from (the mean, or the
+    classes' shares as log-odds or logarithms), `rescale` what the distance of the trees' sum from it is multiplied by.
     """
 
     def __init__(
@@ -38,7 +41,8 @@ class Boosted:
     ) -> None:
         self.params, self.task, self.stopping, self.categorical = dict(params), task, stopping, list(categorical)
         self.iterations = iterations
-        self.shift, self.scale = 0.0, 1.0
+        self.shift, self.scale, self.rescale = 0.0, 1.0, 1.0
+        self.start = np.zeros(1)
 
     def fit(self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64] | None = None) -> Boosted:
         lightgbm: Any = import_module("lightgbm")  # by its name: this file has the same
@@ -52,6 +56,8 @@ class Boosted:
             self.shift = float(np.mean(y))
             self.scale = float(np.std(y)) or 1.0
             y = (y - self.shift) / self.scale
+        else:
+            self.start = _log_shares(y, self.classes, sample_weight)
         held = _inner_slice(y, self.task, params["seed"]) if self.stopping else None
 
         def dataset(rows: Any, reference: Any = None) -> Any:
@@ -69,17 +75,46 @@ class Boosted:
         self.iterations = self.booster.best_iteration if held is not None else self.booster.current_iteration()
         return self
 
-    def _raw(self, X: Any) -> NDArray[np.float64]:
-        return np.asarray(
-            self.booster.predict(X, num_iteration=self.iterations, num_threads=self.params["num_threads"])
-        )
+    def _predict(self, X: Any, begin: int, end: int, raw: bool = False) -> NDArray[np.float64]:
+        """What LightGBM predicts by the rounds from `begin` to `end`."""
+        threads = self.params["num_threads"]
+        return np.asarray(self.booster.predict(X, begin, end - begin, raw_score=raw, num_threads=threads))
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        return self._raw(X) * self.scale + self.shift
+        return self._predict(X, 0, self.iterations) * (self.scale * self.rescale) + self.shift
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        found = self._raw(X)
+        if self.rescale != 1.0:
+            added = next(self.staged(X, [self.iterations]))
+            return link(self.task, self.start + self.rescale * added)
+        found = self._predict(X, 0, self.iterations)
         return found if found.ndim == 2 else np.column_stack([1.0 - found, found])
+
+    @property
+    def length(self) -> int:
+        return self.iterations
+
+    @property
+    def center(self) -> NDArray[np.float64]:
+        return self.start * self.scale + self.shift
+
+    def staged(self, X: Any, counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+        total, begin = -self.start, 0
+        for count in counts:
+            raw = self._predict(X, begin, count, raw=True)
+            total, begin = total + raw.reshape(len(raw), -1), count
+            yield total * self.scale
+
+    def first(self, count: int, rescale: float) -> Boosted:
+        shorter = copy.copy(self)
+        shorter.iterations, shorter.rescale = count, self.rescale * rescale
+        return shorter
+
+
+def _log_shares(y: NDArray[Any], classes: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The log-odds of the second of two classes (1,), or the logarithms of the shares of several (K,)."""
+    shares = np.log(np.maximum(np.bincount(y, weights, classes), 1e-6))
+    return shares[1:] - shares[:1] if classes == 2 else shares - shares.max()
 
 
 def _without_negative(X: Any, categorical: Sequence[int]) -> Any:
@@ -149,6 +184,7 @@ def parse(model: Boosted) -> tuple[Trees, NDArray[np.float64]]:
     width = model.classes if model.task == "multiclass" else 1
     constants = np.zeros(width)
     np.add.at(constants, np.arange(len(sizes)) % width, means)
+    constants = constants * model.rescale + model.start * (1.0 - model.rescale)
     trees = Trees(
         sizes=sizes,
         feature=_numbers(fields["split_feature"]),
@@ -156,7 +192,7 @@ def parse(model: Boosted) -> tuple[Trees, NDArray[np.float64]]:
         missing_left=missing_left,
         left=_numbers(fields["left_child"]),
         right=_numbers(fields["right_child"]),
-        values=((values - means[tree]) * model.scale)[:, None],
+        values=((values - means[tree]) * (model.scale * model.rescale))[:, None],
         targets=tree % width,
         counts=counts if len(members) else None,
         members=members,
@@ -347,6 +383,9 @@ class LightGBM(Family):
         if not params.get("early_stopping", self.defaults["early_stopping"]):
             return dict(params)
         return {**params, "n_estimators": max(1, round(model.iterations * rows_ratio**0.3)), "early_stopping": False}
+
+    def prefixes(self, model: Boosted) -> Sequence[float]:
+        return halves(model.length)
 
     def to_onnx(self, model: Boosted, graph: Graph, x: str) -> str:
         trees, constants = parse(model)
