@@ -16,7 +16,6 @@ from automl.search.forecast import COSTS, fitted, law_points
 from automl.search.metric import Metric
 from automl.search.plan import Plan
 from automl.search.scaling import KAPPA, Backtest, Forecast, RefusalError, judge
-from automl.search.split import Split
 from automl.search.trial import Trial
 from automl.search.worker import start_server
 
@@ -49,10 +48,9 @@ def backtest(folder: Path, say: Callable[[str], None]) -> Looked:
     run, found = reopen(folder)
     full, table = run.split.rungs()[-1], run.table
     assert table is not None  # a run's table goes with its search
-    horizons = [h for h in HORIZONS if full // h >= (LEAST_FAR_ROWS if h > 4 else 4 * LEAST_ROWS)]
+    horizons, counts = looked_at(full)
     if not horizons:
         raise DataError(f"{full:,} training rows are too few to hold some out: a backtest needs {8 * LEAST_ROWS:,}")
-    counts = sorted({full, *(full // h // step for h in horizons for step in (1, 2, 4))})
     seconds = [float(m["training_cpu_seconds"] or m["training_seconds"]) for m in found["models"]]
     cost = run.split.fits() * sum(seconds) * sum(counts) / full
     say(
@@ -69,7 +67,7 @@ def backtest(folder: Path, say: Callable[[str], None]) -> Looked:
         for entry in found["models"]:
             plan = Plan.from_dict(entry["plan"])
             say(f"  {entry['id']} {plan.family}")
-            curve, reason = _curve(plan, counts, data, run.split, run.options.metric, run.options.seed)
+            curve, reason = measured_curve(plan, counts, data, run.options.metric, run.options.seed)
             if reason:
                 failed.append(f"{entry['id']} {plan.family}: {reason}")
             else:
@@ -79,15 +77,19 @@ def backtest(folder: Path, say: Callable[[str], None]) -> Looked:
         result
         for quantity in ("error", *COSTS)
         for h in horizons
-        if (result := _judged(quantity, h, full, curves, *facts)) is not None
+        if (result := held_out(quantity, h, full, curves, *facts)) is not None
     ]
     return Looked(tuple(results), len(counts) * len(found["models"]), time.monotonic() - began, tuple(failed))
 
 
-def _curve(
-    plan: Plan, counts: Sequence[int], data: Path, split: Split, metric: Metric, seed: int
-) -> tuple[list[Trial], str]:
-    """(completed trials of the plan, one a row count; why there is none)."""
+def looked_at(full: int) -> tuple[list[int], list[int]]:
+    """(horizons that `full` training rows allow, row counts to fit at, ascending)."""
+    horizons = [h for h in HORIZONS if full // h >= (LEAST_FAR_ROWS if h > 4 else 4 * LEAST_ROWS)]
+    return horizons, sorted({full, *(full // h // step for h in horizons for step in (1, 2, 4))})
+
+
+def measured_curve(plan: Plan, counts: Sequence[int], data: Path, metric: Metric, seed: int) -> tuple[list[Trial], str]:
+    """(completed trials of the plan, one a row count; why there is none). `data` is a folder that `write_data` filled."""
     family = next((f for f in FAMILIES if f.name == plan.family), None)
     if family is None:
         return [], "a family of the caller's own, which the command line does not know"
@@ -103,9 +105,10 @@ def _curve(
     return curve, ""
 
 
-def _judged(
+def held_out(
     quantity: str, horizon: int, full: int, curves: Sequence[tuple[Plan, list[Trial]]], columns: int, classes: int
 ) -> Backtest | None:
+    """The law of a quantity fitted at full / horizon rows and the two steps below, read at the full ones; None without a law."""
     forecasts: list[Forecast] = []
     measured: list[float] = []
     last: list[float] = []

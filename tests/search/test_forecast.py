@@ -12,6 +12,7 @@ from automl.estimators.families.lightgbm import LightGBM
 from automl.estimators.family import Facts
 from automl.search.forecast import Outlook, at_rows, crossing, laws_of, run_kappa
 from automl.search.plan import Plan, from_point
+from automl.search.scaling import KAPPA
 from automl.search.trial import Measurement, Trial
 
 FACTS = Facts("binary", 16_000, 10, classes=2)
@@ -111,4 +112,4 @@ def test_the_runs_own_curves_set_the_interval() -> None:
     rows = (1000, 2000, 4000, 16_000)
     wild = [trial(n, 0.2 + 0.1 * (i == 3), plan=named(k), number=k) for k in range(30) for i, n in enumerate(rows)]
     assert run_kappa(wild) > 5.0
-    assert run_kappa(wild[:40]) == 2.0
+    assert run_kappa(wild[:40]) == KAPPA
