@@ -131,9 +131,13 @@ class Family(ABC):
     def prefixes(self, model: Any) -> Sequence[float]:
         """The shares of the fitted model's trees that are worth deploying as models of their own, the largest first.
 
-        A family that has any builds estimators that are `prefix.Staged`.
+        A family that has any builds estimators that are `prefix.Staged`, and has `shortened`.
         """
         return ()
+
+    def shortened(self, params: Params, share: float) -> dict[str, Value]:
+        """The parameters of a fit that ends with this share of the trees, which are the first trees of the whole fit."""
+        raise NotImplementedError(f"the family {self.name} has prefixes, but does not say how to fit one alone")
 
     @abstractmethod
     def to_onnx(self, model: Any, graph: Graph, x: str) -> str:

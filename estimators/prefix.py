@@ -118,7 +118,7 @@ def _newton(
         low, high = (low, factor) if slope > 0 else (factor, high)
         step = factor - slope / bend if bend > 0 else math.inf
         step = step if low < step < high else math.sqrt(low * high)
-        if abs(step - factor) <= 1e-4 * factor:
+        if slope == 0.0 or abs(step - factor) <= 1e-4 * factor:
             return factor
         factor = step
     return factor

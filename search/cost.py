@@ -36,8 +36,9 @@ class CostModel:
     beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
-        """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit."""
+        """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit; of a prefix as fitted alone."""
         columns = plan.reduction or max(1, round(self.facts.columns * plan.fraction))
+        params = params if plan.prefix == 1.0 else family.shortened(params, plan.prefix)
         total = sum(family.cost(params, rows, columns, self.facts.classes).values())
         threads = plan.hardware.threads if family.parallel else 1
         # Amdahl's law with a serial tenth, until the threads law of the run says better

@@ -108,7 +108,7 @@ class Finish:
         chosen = thin(values[kept], self.most(), objectives)
         picked = [kept[i] for i in chosen]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        whole = [i for i, t in enumerate(done) if t.parent is None]
+        whole = [i for i, t in enumerate(done) if t.plan.prefix == 1.0]
         for i in whole:  # the three most accurate and a short front's runners-up are finished as well
             if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
@@ -178,14 +178,23 @@ class Finish:
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
 
+    def _together(self, group: list[Trial]) -> list[Plan]:
+        """The final plans of a model and its prefixes as parts of one fit, which is no longer than the longest of them."""
+        plans, longest = [self._final_plan(t) for t in group], max(t.plan.prefix for t in group)
+        if longest == 1.0:
+            return plans
+        family = self.study.setting.families[plans[0].family]
+        params = tuple(sorted(family.shortened(dict(plans[0].params), longest).items()))
+        return [replace(plan, params=params, prefix=plan.prefix / longest) for plan in plans]
+
     def _all_rows(self) -> int:
         split = self.study.setting.split
         return len(split.train) + len(split.validation) + len(split.holdout)
 
     def _predict(self, group: list[Trial]) -> float:
         """Seconds of one fit on all rows: the trial's own, scaled by the prior's ratio, and what a process and exports cost."""
-        study, trial, plan = self.study, group[0], self._final_plan(group[0])
-        family = study.setting.families[plan.family]
+        study, trial = self.study, max(group, key=lambda t: t.plan.prefix)
+        plan, family = self._final_plan(trial), study.setting.families[trial.plan.family]
         before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
         return (trial.measurement.training_seconds or 0.1) * after / before + 0.1 + EXPORT_SECONDS * len(group)
@@ -197,7 +206,7 @@ class Finish:
         """
         number = fit_of(group[0])
         for trial in group:
-            if trial.parent is not None:
+            if trial.number != number:
                 log.info(
                     "trial %d, a prefix of trial %d, is left out: there is no fit on all rows", trial.number, number
                 )
@@ -207,15 +216,15 @@ class Finish:
 
     def _fit(self, group: list[Trial]) -> list[Finalist]:
         """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted."""
-        study, setting, trial, plan = self.study, self.study.setting, group[0], self._final_plan(group[0])
+        study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
         if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
-            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", trial.number, trial.rows)
+            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
             return self._as_trained(group)
         folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
-        family = setting.families[plan.family]
+        plans, family = self._together(group), setting.families[trial.plan.family]
         job = Job(
-            plan,
+            plans[0],
             family,
             setting.metric,
             setting.data,
@@ -224,7 +233,7 @@ class Finish:
             setting.seed,
             final=True,
             merge=setting.merge,
-            others=tuple((self._final_plan(t), f) for t, f in zip(group[1:], folders[1:], strict=True)),
+            others=tuple(zip(plans[1:], folders[1:], strict=True)),
         )
         study.tell_listener("finishing")
         outcome = self._run(job, room, group)
@@ -234,7 +243,7 @@ class Finish:
         if outcome.status != "completed":
             log.warning(
                 "trial %d is kept as fitted on %d rows: its fit on all rows ended as %s, %s",
-                trial.number,
+                fit_of(trial),
                 trial.rows,
                 outcome.status,
                 outcome.reason,
@@ -243,14 +252,17 @@ class Finish:
         result: Result = outcome.value
         log.debug(
             "final fit of trial %d %s: predicted %.2f s, took %.2f s",
-            trial.number,
-            plan.family,
+            fit_of(trial),
+            trial.plan.family,
             self._predict(group),
             outcome.wall_seconds,
         )
-        found = {plan: result, **dict(result.prefixes)}
-        made = [(t, self._final_plan(t), folder) for t, folder in zip(group, folders, strict=True)]
-        return [Finalist(t, p, found[p].measurement, f, found[p].proof) for t, p, f in made if p in found]
+        made = {plans[0]: result, **dict(result.prefixes)}
+        return [
+            Finalist(t, self._final_plan(t), made[plan].measurement, place, made[plan].proof)
+            for t, plan, place in zip(group, plans, folders, strict=True)
+            if plan in made
+        ]
 
     def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
         """The final fit, alone on the machine: it may have the memory of all the trials that ran at a time."""
@@ -342,7 +354,7 @@ def groups(trials: list[Trial]) -> list[list[Trial]]:
 
 
 def fit_of(trial: Trial) -> int:
-    """The number of the trial whose fit made it: its own, or its parent's."""
+    """The number of the trial whose fit made it: its own, or that of the whole model of a prefix."""
     return trial.number if trial.parent is None else trial.parent
 
 

@@ -228,7 +228,7 @@ def _final(job: Job, table: Table, split: Split) -> Result:
     )
 
     def exported(plan: Plan, folder: Path) -> Result:
-        deployed = pipeline if plan.prefix == 1.0 else pipeline.first(plan.prefix, plan.rescale)
+        deployed = pipeline if plan.prefix == plan.rescale == 1.0 else pipeline.first(plan.prefix, plan.rescale)
         size, proof = deployed.export(folder, table, rows)
         return Result(replace(measured, size_bytes=size), proof=proof.as_dict())
 

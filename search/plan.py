@@ -28,8 +28,8 @@ WIDE = 100
 class Plan:
     """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`.
 
-    `prefix` is the share of the fitted trees that is deployed, `rescale` what their sum's distance from its start is
-    multiplied by; a search proposes whole models, and finds their prefixes afterwards.
+    `prefix` is the share of the fitted trees that is deployed, and `rescale`, which the trial learns, what they add is
+    multiplied by. A search proposes whole models only; their prefixes come with them.
     """
 
     family: str
@@ -76,10 +76,11 @@ class Plan:
 
     @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the plan's content: equal plans have equal ids."""
+        """Twelve hexadecimal digits of what the plan chooses: equal plans have equal ids."""
         content = self.as_dict()
-        if self.prefix == self.rescale == 1.0:  # a whole model's is what it was before there were prefixes
-            del content["prefix"], content["rescale"]
+        del content["rescale"]  # learned, not chosen: the same prefix on other rows has another
+        if self.prefix == 1.0:  # a whole model's is what it was before there were prefixes
+            del content["prefix"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -92,7 +92,7 @@ def expected(
 ) -> Measurement:
     """What a prefix is expected to cost, from what was measured of the `whole` model: the trees' part by their number.
 
-    Its training is that of the whole. The finish measures it as deployed, like every model.
+    The finish measures it as deployed, like every model. What its training would take alone, the study reckons.
     """
     part = count(share, pipeline.model.length) / pipeline.model.length
 

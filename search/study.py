@@ -168,7 +168,7 @@ class Study:
     def restore(self, trials: Sequence[Trial], losses: Losses) -> None:
         """Continues after `trials` of an earlier process: the strategy is told of each in its order."""
         self.losses = losses
-        tried = [t for t in trials if t.status != "skipped"]
+        tried = [t for t in trials if t.status != "skipped" and t.rung >= 0]
         plans = {t.plan.id for t in tried}
         for trial in trials:
             self.trials.append(trial)
@@ -217,7 +217,7 @@ class Study:
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
-        return sum(t.status != "skipped" for t in self.fits()) + len(self._pending)
+        return sum(t.status != "skipped" for t in self.asked()) + len(self._pending)
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
@@ -393,7 +393,7 @@ class Study:
                 point = asked[0]
             family = self.setting.families[str(point["family"])]
             plan = from_point(point, family, self.setting.facts, self.setting.trial_threads, self.setting.device)
-            known = {t.plan.id: t.number for t in reversed(self.trials) if t.status != "skipped"}
+            known = {t.plan.id: t.number for t in reversed(self.asked()) if t.status != "skipped"}
             if plan.id not in known and plan.id not in {t.plan.id for t, _ in self._pending.values()}:
                 return plan, self.base_rung, point
             same = known.get(plan.id)
@@ -412,7 +412,7 @@ class Study:
         if self.elapsed() < PROMOTE_FROM * self.setting.limits.seconds:
             return None
         for rung in range(len(self.rungs) - 2, self.base_rung - 1, -1):
-            known = [t for t in self.fits() if t.plan.family in self.setting.families]
+            known = [t for t in self.asked() if t.plan.family in self.setting.families]
             done = [t for t in known if t.rung == rung and t.status == "completed"]
             if len(done) < ETA:
                 continue
@@ -498,14 +498,17 @@ class Study:
 
     def _add_prefixes(self, parent: Trial, result: Result) -> None:
         """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
+        family, params = self.setting.families[parent.plan.family], dict(parent.refit)
+        whole = self.cost.units(family, params, parent.plan, parent.rows)
         for plan, found in result.prefixes:
+            part, m = self.cost.units(family, params, plan, parent.rows) / whole, found.measurement
+            measurement = replace(
+                m,
+                training_seconds=part * (m.training_seconds or 0.0),
+                training_cpu_seconds=part * (m.training_cpu_seconds or 0.0),
+            )
             prefix = replace(
-                parent,
-                plan=plan,
-                measurement=found.measurement,
-                wall_seconds=0.0,
-                cpu_seconds=0.0,
-                parent=parent.number,
+                parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
             )
             if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
                 prefix = replace(prefix, number=self._take_number())
@@ -580,7 +583,7 @@ class Study:
             return
         if trial.status == "completed" and trial.rung >= 0:
             self._enter(trial)
-        if trial.parent is not None:  # no fit of its own
+        if trial.plan.prefix != 1.0:  # no fit of its own
             return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":
@@ -592,14 +595,14 @@ class Study:
             values = self.values(trial) if trial.status == "completed" else None
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
-    def fits(self) -> list[Trial]:
-        """The trials of the search; without the prefixes, which came with them, and the points of laws."""
+    def asked(self) -> list[Trial]:
+        """The trials of the search, without those that came with one's fit and the points of laws."""
         return [t for t in self.trials if t.parent is None and t.rung >= 0]
 
     def best_rung(self) -> list[Trial]:
         """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
         latest: dict[str, Trial] = {}
-        for trial in self.fits():
+        for trial in self.asked():
             known = trial.status == "completed" and trial.plan.family in self.setting.families
             if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
                 latest[trial.plan.id] = trial
@@ -607,7 +610,7 @@ class Study:
         return [*latest.values(), *(t for t in self.trials if t.parent in whole)]
 
     def statuses(self) -> dict[str, int]:
-        counts = Counter(t.status for t in self.fits())
+        counts = Counter(t.status for t in self.asked())
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def tell_listener(self, stage: str) -> None:

@@ -60,7 +60,7 @@ class Trial:
 
     `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations). `parent` is
     the number of the trial whose model this is a prefix of: it came with that fit, and its costs are expected ones. A rung
-    of -1 is a point of its plan's laws: it counts against no budget of trials, and no strategy is told of it.
+    of -1 is a point of its plan's laws. Neither counts against a budget of trials, and no strategy is told of it.
     """
 
     number: int

@@ -10,7 +10,7 @@ from ..encoder import View
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
-from ..prefix import halves
+from ..prefix import count, halves
 from ..space import Choice, Float, Int, Space, Value
 from ..trees import write
 from .tree import SklearnTrees, by_cost, flatten, tree_views
@@ -105,6 +105,10 @@ class Forest(Family):
 
     def prefixes(self, model: SklearnTrees) -> Sequence[float]:
         return halves(model.length)
+
+    def shortened(self, params: Params, share: float) -> dict[str, Value]:
+        trees = int(params.get("n_estimators", self.defaults["n_estimators"]))
+        return {**params, "n_estimators": count(share, trees)}
 
     def to_onnx(self, model: SklearnTrees, graph: Graph, x: str) -> str:
         trees, constants = flatten(model)

@@ -16,7 +16,7 @@ from ..errors import ArtifactError
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
-from ..prefix import halves, link
+from ..prefix import count, halves, link
 from ..space import Choice, Float, Int, Space, Value
 from ..trees import Trees, write
 from .tree import CLASSES, by_cost
@@ -100,9 +100,9 @@ class Boosted:
 
     def staged(self, X: Any, counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         total, begin = -self.start, 0
-        for count in counts:
-            raw = self._predict(X, begin, count, raw=True)
-            total, begin = total + raw.reshape(len(raw), -1), count
+        for end in counts:
+            raw = self._predict(X, begin, end, raw=True)
+            total, begin = total + raw.reshape(len(raw), -1), end
             yield total * self.scale
 
     def first(self, count: int, rescale: float) -> Boosted:
@@ -386,6 +386,10 @@ class LightGBM(Family):
 
     def prefixes(self, model: Boosted) -> Sequence[float]:
         return halves(model.length)
+
+    def shortened(self, params: Params, share: float) -> dict[str, Value]:
+        trees = int(params.get("n_estimators", self.defaults["n_estimators"]))
+        return {**params, "n_estimators": count(share, trees)}
 
     def to_onnx(self, model: Boosted, graph: Graph, x: str) -> str:
         trees, constants = parse(model)
