@@ -70,11 +70,12 @@ def run_auto(cells: list[Cell], entry: dict[str, Any], folder: Path, _: float) -
                 run_dir=run,
             ).front_
             made = [Made(i, m.family, m.path, m.training_cpu_seconds) for i, m in enumerate(front)]
+            trials = front.found["trials"]["completed"]
         except InfeasibleError as error:  # no model in the time is a result: it has no hypervolume
             print(f"{cell}: {error}", file=sys.stderr)
-            made = []
+            made, trials = [], 0
         wall = time.monotonic() - start
-        return [line(cell, parts, measure(made, parts), wall_seconds=wall)]
+        return [line(cell, parts, measure(made, parts), wall_seconds=wall, trials=trials)]
 
 
 class ClockedStore(Store):
@@ -106,29 +107,27 @@ def run_rival(cells: list[Cell], entry: dict[str, Any], folder: Path, horizon: f
             study.base_rung = len(study.rungs) - 1
             study.run(lambda: 0.0)
             wall = time.monotonic() - start
-            ended = {number: then - start for number, then in store.ended.items()}
-            chosen = {cell: finalists(study, ended, cell.budget) for cell in cells}
+            # a model that came free with another's fit took no time of its own
+            ended = [(store.ended[t.number] - start, t) for t in study.trials if t.wall_seconds > 0.0]
+            by_then = {c: [t for then, t in ended if then <= c.budget and t.status == "completed"] for c in cells}
+            chosen = {cell: finalists(study, trials, cell.budget) for cell, trials in by_then.items()}
             every = {trial.number: trial for trials in chosen.values() for trial in trials}
             measured = measure(deploy(study, list(every.values())), parts)
         rows = []
         for cell, trials in chosen.items():
             own = {trial.number for trial in trials}
             models = [model for model in measured if model["number"] in own]
-            rows.append(line(cell, parts, models, wall_seconds=wall, horizon=horizon))
+            rows.append(line(cell, parts, models, wall_seconds=wall, trials=len(by_then[cell]), horizon=horizon))
         return rows
 
 
-def finalists(study: Study, ended: dict[int, float], budget: float) -> list[Trial]:
-    """What a run of that budget would finish of the trials that had ended by then: the front, thinned to as many."""
+def finalists(study: Study, trials: list[Trial], budget: float) -> list[Trial]:
+    """What a run of that budget would finish if it had those trials: the front, thinned to as many."""
     from automl.search.finish import Finish
 
-    trials, setting = study.trials, study.setting
-    try:  # a model that came free with another's fit took no time of its own
-        study.trials = [t for t in trials if ended[t.number] <= budget and t.wall_seconds > 0.0]
-        study.setting = replace(setting, limits=replace(setting.limits, seconds=budget))
-        return Finish(study).finalists()
-    finally:
-        study.trials, study.setting = trials, setting
+    study.trials = trials
+    study.setting = replace(study.setting, limits=replace(study.setting.limits, seconds=budget))
+    return Finish(study).finalists()
 
 
 def cells_of(arguments: argparse.Namespace) -> Iterator[tuple[list[Cell], Callable[..., Any], float]]:

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 COSTS = ("training_cpu_seconds", "latency_p50_seconds", "model_memory_bytes")
 """What a model is measured by beside its test error, in the order of `hypervolume.OBJECTIVES`."""
-RACE_SECONDS = 0.5
-"""Seconds a model for the measuring as deployed: dozens of blocks of calls, whatever the run's own budget was."""
+RACE_SECONDS = 0.3
+"""Seconds a model for the measuring as deployed: some twenty blocks of calls, whatever the run's own budget was."""
+ALONE_SECONDS = 30.0
+"""Seconds for a model that had no time there, measured again alone: a large one is slow to load."""
 MOST_ROWS, MOST_CELLS = 400, 2_000_000
 """Rows that the latency is measured over: as many as a run itself takes, fewer of a wide table."""
 
@@ -201,9 +203,12 @@ def measure(made: Sequence[Made], parts: Parts) -> list[dict[str, Any]]:
     from automl.search.measure import race
 
     errors = test_errors(made, parts)
-    served = race([m.artifact for m in made], parts.rows(), RACE_SECONDS * (len(made) + 1)) if made else []
+    rows = parts.rows()
+    served = race([m.artifact for m in made], rows, RACE_SECONDS * (len(made) + 1)) if made else []
     models = []
     for model, error, serving in zip(made, errors[1:], served, strict=True):
+        if isinstance(serving, str):
+            (serving,) = race([model.artifact], rows, ALONE_SECONDS)
         if isinstance(serving, str):
             print(f"a model ({model.family}) is left out: {serving}", file=sys.stderr)
             continue
