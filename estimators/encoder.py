@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,8 +54,8 @@ class View:
 class Encoder:
     """Fitted by `Encoder.fit`; `tables` is all that it learned, as plain data for `runtime.RowEncoder`.
 
-    `width` is the number of outputs, `feature_names` their names, `sources` the table column behind each, `categorical`
-    the positions that hold codes of levels. `sparse` says whether `transform` returns CSR.
+    `width` is the number of outputs, `sources` the table column behind each, `categorical` the positions that hold codes
+    of levels. `sparse` says whether `transform` returns CSR.
     """
 
     def __init__(self, tables: dict[str, Any]) -> None:
@@ -63,19 +64,20 @@ class Encoder:
         self.width = self.rows.width
         known = [i for i, described in enumerate(tables["schema"]) if described[1] != UNUSED]
         self._table_column = {position: index for index, position in enumerate(known)}
-        self.sources = [self._table_column[entry.index] for entry in self.rows.entries for _ in range(entry.width)]
+        entries, kinds = self.rows.entries, [type(entry) for entry in self.rows.entries]
+        self.sources = [self._table_column[entry.index] for entry in entries for _ in range(entry.width)]
         self.categorical = [
-            start
-            for entry, start in zip(self.rows.entries, self.rows.starts, strict=False)
-            if isinstance(entry, runtime.Ordinal)
+            start for kind, start in zip(kinds, self.rows.starts, strict=False) if kind is runtime.Ordinal
         ]
-        self.feature_names = [name for entry in self.rows.entries for name in _output_names(entry)]
-        blocks = [entry for entry in self.rows.entries if isinstance(entry, (OneHot, Hashed, Text, Block))]
-        wide = sum(entry.width for entry in blocks)
-        filled = self.width - wide + sum(1 if isinstance(entry, (OneHot, Hashed)) else 8 for entry in blocks)
-        self.sparse = any(isinstance(entry, Block) for entry in blocks) or (
-            self.width > SPARSE_WIDTH and filled < SPARSE_DENSITY * self.width
-        )
+        wide = [entry for entry, kind in zip(entries, kinds, strict=True) if kind in (OneHot, Hashed, Text, Block)]
+        filled = self.width - sum(entry.width for entry in wide)
+        filled += sum(1 if isinstance(entry, (OneHot, Hashed)) else 8 for entry in wide)
+        self.sparse = Block in kinds or (self.width > SPARSE_WIDTH and filled < SPARSE_DENSITY * self.width)
+
+    @cached_property
+    def feature_names(self) -> list[str]:
+        """The outputs' names."""
+        return [name for entry in self.rows.entries for name in _output_names(entry)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Encoder, (self.tables,)
@@ -161,19 +163,14 @@ class Encoder:
         """What `entry.parse` would make of the rows' raw cells, from the table's own coding."""
         index = self._table_column[entry.index]
         data, column = table.data[index], table.columns[index]
-        if isinstance(entry, Category):
+        if column.kind == "categorical":
             return entry.translate(column.levels)[np.asarray(data[rows])]
-        if isinstance(entry, Text):
+        if column.kind == "text":
             part = data[rows]
             return runtime.Counts(part.indptr, part.indices, part.data)
-        if isinstance(entry, Block):
+        if column.kind == "sparse":
             return data[rows][:, entry.kept].toarray().astype(np.float64)
-        return data.take(rows)  # not data[rows]: the call alone costs three times as much, and there may be 20,000 columns
-
-
-def jsonable(value: Any) -> Any:
-    """`json.dumps`'s `default` for cells of a table: numpy's numbers as Python's, anything else as text."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+        return data.take(rows)  # of the ways to take rows the quickest: there may be 20,000 columns
 
 
 def _schema(table: Table) -> tuple[list[list[Any]], list[int]]:
