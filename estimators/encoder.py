@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import runtime
-from .runtime import Block, Category, Hashed, OneHot, RowEncoder, Target, Text
+from .runtime import Block, Hashed, Numeric, OneHot, RowEncoder, Target, Text
+from .table import UNUSED
 
 if TYPE_CHECKING:
     from .table import Column, Table
@@ -27,8 +28,6 @@ RARE_COUNT = 5
 FOLDS = 5
 MERGED = 0.02
 """A column is shifted, then split in two, if float32 would merge more than this share of its distinct values."""
-UNUSED = "unused"
-"""The kind, in a schema, of an input that the table dropped: it only takes its place in rows given by position."""
 SPARSE_WIDTH, SPARSE_DENSITY = 256, 0.2
 
 
@@ -104,9 +103,9 @@ class Encoder:
         for index in kept:
             if table.columns[index].kind != "numeric":
                 entries += _fit_column(table, index, rows, view, fold)
-        order = list(runtime.KINDS)
-        entries.sort(key=lambda entry: order.index(entry["as"]))
-        schema, positions = _schema(table)
+        order = {kind: place for place, kind in enumerate(runtime.KINDS)}
+        entries.sort(key=lambda entry: order[entry["as"]])
+        schema, positions = table.schema
         entries = [{**entry, "column": positions[entry["column"]]} for entry in entries]
         encoder = cls({"schema": schema, "encode": entries})
         return encoder, encoder._encode(table, rows, fold)
@@ -153,11 +152,14 @@ class Encoder:
         return found
 
     def _fill(self, out: Any, run: range, table: Table, rows: NDArray[np.int64], fold: _Folds | None) -> None:
-        entry = self.rows.entries[run.start]
-        if fold is not None and isinstance(entry, Target):
-            out[:] = fold.means[self._table_column[entry.index]]
+        entries = self.rows.entries[run.start : run.stop]
+        if fold is not None and isinstance(entries[0], Target):
+            out[:] = fold.means[self._table_column[entries[0].index]]
+        elif isinstance(entries[0], Numeric):
+            place, data = self._table_column, table.data
+            self.rows.fill(run, out, [data[place[entry.index]].take(rows) for entry in entries])
         else:
-            self.rows.fill(run, out, [self._parsed(self.rows.entries[i], table, rows) for i in run])
+            self.rows.fill(run, out, [self._parsed(entries[0], table, rows)])
 
     def _parsed(self, entry: Any, table: Table, rows: NDArray[np.int64]) -> Any:
         """What `entry.parse` would make of the rows' raw cells, from the table's own coding."""
@@ -170,22 +172,7 @@ class Encoder:
             return runtime.Counts(part.indptr, part.indices, part.data)
         if column.kind == "sparse":
             return data[rows][:, entry.kept].toarray().astype(np.float64)
-        return data.take(rows)  # of the ways to take rows the quickest: there may be 20,000 columns
-
-
-def _schema(table: Table) -> tuple[list[list[Any]], list[int]]:
-    """All inputs in the order given, [name, kind] (and the names of a sparse block), and where each table column is."""
-    by_name = {column.name: column for column in table.columns}
-    inside = {name for column in table.columns if column.kind == "sparse" for name in column.names}
-    given = [name for name in table.inputs if name in by_name or name not in inside]
-    names = list(dict.fromkeys([*given, *by_name]))
-    places = {name: i for i, name in enumerate(names)}
-    schema: list[list[Any]] = []
-    for name in names:
-        column = by_name.get(name)
-        block = [list(column.names)] if column is not None and column.kind == "sparse" else []
-        schema.append([name, UNUSED if column is None else column.kind, *block])
-    return schema, [places[column.name] for column in table.columns]
+        return data.take(rows)
 
 
 def _output_names(entry: Any) -> list[str]:

@@ -14,7 +14,6 @@ from . import select
 from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
-from .runtime import RowEncoder
 from .space import Value
 from .table import merge_duplicates
 
@@ -198,22 +197,23 @@ class Pipeline:
         rng = np.random.default_rng(self.seed)
         some = np.sort(rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS))
         missing, unseen = self._corrupt_rows(table)
-        sources = np.asarray(self.encoder.sources, np.int64)
-        step = max(1, PROOF_CELLS // max(1, self.encoder.width, len(table.columns)))
+        used, source = np.unique(np.asarray(self.encoder.sources, np.int64), return_inverse=True)
+        step = max(1, PROOF_CELLS // max(1, self.encoder.width))
         for first in range(0, len(some), step):
             distinct, place = np.unique(some[first : first + step], return_inverse=True)
             X = self.encoder.transform(table, distinct)
             dense = (X if isinstance(X, np.ndarray) else X.toarray())[place]
-            draw = rng.integers(0, 8, (len(dense), len(table.columns)), np.uint8)[:, sources]
+            draw = rng.integers(0, 8, (len(dense), len(used)), np.uint8)[:, source]
             np.copyto(dense, missing, where=draw == 0)
             np.copyto(dense, unseen, where=draw == 7)
             yield dense
 
     def _corrupt_rows(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
-        encoder = RowEncoder(self.encoder.tables)
+        encoder = self.encoder.rows
         odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
-        rows = [{c.name: None for c in table.columns}, {c.name: odd.get(c.kind) for c in table.columns}]
+        used = [table.columns[i] for i in set(self.encoder.sources)]
+        rows = [{c.name: None for c in used}, {c.name: odd.get(c.kind) for c in used}]
         missing, unseen = (np.array(encoder.transform_row(row), np.float32).reshape(1, -1) for row in rows)
         return missing, unseen
 

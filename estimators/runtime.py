@@ -821,13 +821,14 @@ class RowEncoder:
             kind = KINDS[entry["as"]]
             self.entries.append(Block(entry, name, names[0]) if kind is Block else kind(entry, name))
             self.positions.append(starts[entry["column"]])
-        ranks = [order.index(entry["as"]) for entry in tables["encode"]]
+        rank = {kind: place for place, kind in enumerate(order)}
+        ranks = [rank[entry["as"]] for entry in tables["encode"]]
         if ranks != sorted(ranks):
             raise ValueError("the encoder's entries are out of order")
         self.starts = [0, *itertools.accumulate(entry.width for entry in self.entries)]
         self.width = self.starts[-1]
-        plain = {e.name: None for e in self.entries if not isinstance(e, Block)}
-        blocks = {name: None for e in self.entries if isinstance(e, Block) for name in e.names}
+        plain = {e.name: None for e in self.entries if type(e) is not Block}
+        blocks = {name: None for e in self.entries if type(e) is Block for name in e.names}
         self.used = (*plain, *blocks)
         self._buffers: list[RowBuffer] = []
         self._compile(order, ranks)
@@ -1140,7 +1141,7 @@ class Source:
 
     def parse(self, entry: Column, position: int, first: int, last: int) -> Any:
         """What `entry.parse` makes of its column's rows; (n, width) float64 for a block."""
-        if not isinstance(entry, Block):
+        if type(entry) is not Block:
             return entry.parse(self.column(entry.name, position, first, last))
         if self.names is None and hasattr(self.frame, "tocsr"):
             part = self.frame[first:last][:, [position + column for column in entry.kept]]
