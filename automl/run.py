@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +51,8 @@ LOCK = "run.db.lock"
 """What a folder may hold and still be empty: the store's lock file, which outlives what it locked."""
 LEAST_MEMORY = 64_000_000
 """Bytes that a trial needs at the least; under it fewer run at a time."""
+RECORD_CELLS = 400_000
+"""Cells of the raw rows that latency is measured on, at the most: every trial reads them."""
 CELLS_ONE_AT_A_TIME = 5_000_000
 """From this many training cells on, one trial runs at a time with all threads; below it one trial a core with one thread."""
 
@@ -391,17 +393,15 @@ def share_memory(options: Options, slots: int) -> tuple[int, int]:
 
 def write_data(data: Path, table: Table, split: Split) -> list[dict[str, Any]]:
     """The table, the split and a few hundred raw rows, where the trials find them. Returns the rows."""
-    from automl.estimators.encoder import jsonable
-
     if (data / "table").exists():
         shutil.rmtree(data / "table")
     data.mkdir(parents=True, exist_ok=True)
     try:
         table.save(data / "table")
         split.save(data / "split.npz")
-        most = max(8, min(400, 2_000_000 // table.facts().columns))  # a wide table's are large
+        most = max(8, min(400, RECORD_CELLS // table.facts().columns))
         records = table.records(np.asarray(table.sample_rows)[:most])
-        (data / "rows.json").write_text(json.dumps(records, default=jsonable))
+        (data / "rows.pickle").write_bytes(pickle.dumps(records))
     except OSError as error:
         raise ResourceError(f"{data} cannot be written: {error.strerror or error}") from error
     return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import time
@@ -148,7 +147,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         rows=len(train),
         columns=pipeline.columns,
     )
-    rows = json.loads((job.data / "rows.json").read_text())
+    rows = pickle.loads((job.data / "rows.pickle").read_bytes())
     measured = _quick(job, measured, rows)
     manifest = (job.folder / "manifest.json").stat().st_size
     found = []

@@ -56,8 +56,11 @@ TRIAL_SHARE = 0.35
 """No single trial may be predicted to take more than this share of the time left for searching."""
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
-LEAST_WALL = 0.06
-"""A trial may take this share of the budget before it is killed, however little was predicted."""
+LEAST_WALL, FIRST_WALL = 0.06, 0.3
+"""A trial may take this share of the budget before it is killed, however little was predicted; the second is for our own
+
+simplest families before any trial has completed: what one costs on this machine and table is not known yet.
+"""
 
 
 @dataclass(frozen=True)
@@ -264,10 +267,9 @@ class Study:
                     )
                 )
                 continue
+            least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
             wall = (
-                min(max(4 * middle, high, LEAST_WALL * limits.seconds) + 1.0, room)
-                if limits.seconds < math.inf
-                else 3600.0
+                min(max(4 * middle, high, least * limits.seconds) + 1.0, room) if limits.seconds < math.inf else 3600.0
             )
             self._start(pool, trial, max(0.2, wall))
             return True

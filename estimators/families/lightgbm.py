@@ -24,6 +24,7 @@ from .tree import CLASSES, by_cost
 OBJECTIVES = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
 METRICS = {"binary": "binary_logloss", "multiclass": "multi_logloss", "regression": "l2"}
 CATEGORY_PARAMS = ("cat_smooth", "cat_l2", "max_cat_to_onehot", "min_data_per_group")
+WIDE = 1_000
 SLICE, SMALLEST_SLICE = 0.1, 50
 """Early stopping watches this share of the training rows, but at least this many, and none of fewer than 4 times as many."""
 
@@ -48,7 +49,7 @@ class Boosted:
         lightgbm: Any = import_module("lightgbm")  # by its name: this file has the same
 
         X = _without_negative(X, self.categorical)
-        params = dict(self.params)
+        params = {**self.params, **({"enable_bundle": False} if _full(X) else {})}
         self.classes = 0 if self.task == "regression" else max(CLASSES[self.task], int(y.max()) + 1)
         if self.task == "multiclass":
             params["num_class"] = self.classes
@@ -134,6 +135,14 @@ def _without_negative(X: Any, categorical: Sequence[int]) -> Any:
     X = X.copy()
     X.data[np.isin(X.indices, categorical) & (X.data < 0)] = np.nan
     return X
+
+
+def _full(X: Any) -> bool:
+    """Whether a wide dense matrix has few zeros: the search for columns that exclude each other, which LightGBM makes
+
+    bundles of, finds none there, and takes longer than the binning (0.6 s for 20,000 columns of 80 rows).
+    """
+    return isinstance(X, np.ndarray) and X.shape[1] > WIDE and np.count_nonzero(X[:100]) > 0.9 * X[:100].size
 
 
 def patience(rows: int, iterations: int) -> int:
