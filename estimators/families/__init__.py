@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ..errors import ResourceError, UsageError
 from ..family import Family
 from .baseline import Baseline
+from .catboost import CatBoost
 from .extra_trees import ExtraTrees
 from .forest import Forest
 from .lightgbm import LightGBM
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     ExtraTrees(),
     LightGBM(),
     XGBoost(),
+    CatBoost(),
     Network(),
 )
 
