@@ -9,6 +9,7 @@ from ..errors import ResourceError, UsageError
 from ..family import Family
 from .baseline import Baseline
 from .catboost import CatBoost
+from .ebm import EBM
 from .extra_trees import ExtraTrees
 from .forest import Forest
 from .lightgbm import LightGBM
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     LightGBM(),
     XGBoost(),
     CatBoost(),
+    EBM(),
     Network(),
 )
 
