@@ -58,7 +58,9 @@ def refit_rounds(params: Params, stops: bool, iterations: int, rows_ratio: float
     return {**params, "n_estimators": max(1, round(iterations * rows_ratio**0.3)), "early_stopping": False}
 
 
-def intercepts(y: NDArray[np.generic], task: str, classes: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def intercepts(
+    y: NDArray[np.generic], task: str, classes: int, weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
     """What boosting begins from: [the log-odds of class 1], or the logarithm of every class's share; [0.0] for a regression.
 
     A regression's y is standardised, so that its mean is 0.

@@ -135,12 +135,13 @@ def _axis(model: Any, feature: int, level: int, rows: int) -> _Axis:
     """
     known = model.bins_[feature][min(level, len(model.bins_[feature])) - 1]
     if not isinstance(known, dict):
-        cuts = np.nextafter(np.asarray(known, np.float64), -np.inf)
+        cuts = np.asarray(np.nextafter(np.asarray(known, np.float64), -np.inf))
         return _Axis(feature, cuts, np.arange(1, len(cuts) + 2))
     of_code = {int(float(text)): number for text, number in known.items()}
     codes = np.arange(min(of_code, default=0), max(of_code, default=0) + 1)
     inner = [of_code.get(int(code), rows - 1) for code in codes]
-    return _Axis(feature, np.append(codes, codes[-1:] + 1) - 0.5, np.array([rows - 1, *inner, rows - 1]))
+    cuts = np.asarray(np.append(codes, codes[-1:] + 1) - 0.5, np.float64)
+    return _Axis(feature, cuts, np.array([rows - 1, *inner, rows - 1]))
 
 
 def parse(model: Additive) -> tuple[Trees, NDArray[np.float64]]:
@@ -248,14 +249,15 @@ class EBM(Family):
         p = {**self.defaults, **params}
         bags, width = float(p["outer_bags"]), float(classes if classes > 2 else 1)
         pairs = min(float(p["interactions"]), columns * (columns - 1) / 2)
-        rounds = 0.5 * float(p["max_rounds"])  # early stopping ends most of them
-        steps = bags * rounds * (columns + 8.0 * pairs)  # a surface has the bins of a curve, squared
+        # early stopping ends most fits some 20 / rate rounds after the smoothing
+        rounds = min(float(p["max_rounds"]), 100.0 + float(p["smoothing_rounds"]) + 20.0 / float(p["learning_rate"]))
+        steps = bags * rounds * (columns + 3.0 * pairs)
         ranked = bags * columns**2 / 2 if pairs else 0.0
         return {
-            "n d": 300.0 * rows * columns + 3e7,
+            "n d": 3e3 * rows * columns + 2e7,
             "B R d": 4e4 * steps,
-            "B R d n": 4.0 * steps * rows * width,
-            "B n d^2": ranked * (4.0 * rows * width + 1e5),
+            "B R d n": 3.0 * steps * rows * width,
+            "B n d^2": ranked * (5.0 * rows * width + 1.5e5),
         }
 
     def build(

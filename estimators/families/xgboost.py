@@ -117,8 +117,7 @@ class XGBoosted:
 def parse(model: XGBoosted) -> tuple[Trees, NDArray[np.float64]]:
     """The trees of the booster, read from its saved JSON, and constants (one per output) to add to their sum.
 
-    Raises ArtifactError for boosters that our graph doesn't carry (linear ones, DART's weighted trees, vector leaves,
-    pruned nodes).
+    Raises ArtifactError for boosters that our graph doesn't carry (linear ones, DART's weighted trees).
     """
     booster = json.loads(bytes(model.booster.save_raw("json")))["learner"]["gradient_booster"]
     if booster["name"] != "gbtree":
@@ -150,19 +149,18 @@ def _flatten_one(tree: Mapping[str, Any]) -> tuple[Any, ...]:
     A category goes right where it is in the split's set, and a missing one (-1 in our matrix, NaN in XGBoost's) the default
     way: here the two children change places, and -1 is in the set where it goes with it.
     """
-    if int(tree["tree_param"].get("num_deleted", 0)):
-        raise ArtifactError("XGBoost's trees with pruned nodes cannot be exported: leave gamma at 0")
-    left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
-    leaf = left < 0
-    split = ~leaf
-    number = np.where(leaf, -np.cumsum(leaf), np.cumsum(split) - 1)  # of splits 0, 1, ..., of leaves -1, -2, ...
+    left, right = np.array(tree["left_children"], np.int64), np.array(tree["right_children"], np.int64)
+    leaf, split = left < 0, left >= 0
+    number = np.where(
+        leaf, -np.cumsum(leaf, dtype=np.int64), np.cumsum(split) - 1
+    )  # of splits 0, 1, ..., of leaves -1, -2, ...
     conditions = np.array(tree["split_conditions"], np.float32)
     missing = np.array(tree["default_left"], np.int64) == 1
     sets = np.array(tree["split_type"]) == 1
     counts = np.zeros(len(leaf), np.int64)
     holders, first = np.array(tree["categories_nodes"], np.int64), np.array(tree["categories_segments"], np.int64)
-    counts[holders] = np.array(tree["categories_sizes"], np.int64) + ~missing[holders]
-    members = np.insert(np.array(tree["categories"], np.int64), first[~missing[holders]], -1)
+    counts[holders] = np.array(tree["categories_sizes"], np.int64) + np.logical_not(missing[holders])
+    members = np.insert(np.array(tree["categories"], np.int64), first[np.logical_not(missing[holders])], -1)
     left, right = np.where(sets, right, left), np.where(sets, left, right)
     return (
         int(split.sum()),
