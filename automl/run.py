@@ -154,8 +154,11 @@ def usable(families: Sequence[Family], task: str, budget_seconds: float) -> tupl
         if task not in family.tasks:
             log.info("family %s is left out: it does not do %s", family.name, task)
         elif not family.available():
-            log.warning(
-                'family %s is left out: install it with pip install "automl-frontier[%s]"', family.name, family.needs
+            log.log(
+                logging.INFO if family.optional else logging.WARNING,
+                'family %s is left out: install it with pip install "automl-frontier[%s]"',
+                family.name,
+                family.needs,
             )
         elif family.needs == "torch" and budget_seconds < NETWORK_FROM:
             log.info(

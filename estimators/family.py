@@ -61,6 +61,8 @@ class Family(ABC):
     tasks: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "regression"})
     needs: ClassVar[str | None] = None
     """The module that must be importable ("torch"), if the family needs an extra; the extra has the same name."""
+    optional: ClassVar[bool] = False
+    """Whether it is searched only where what it needs happens to be installed, and a run without it says nothing."""
     sparse: ClassVar[bool] = True
     """Whether `fit` takes CSR matrices; otherwise a sparse table is reduced (SVD) or made dense before it."""
     merges_duplicates: ClassVar[bool] = False

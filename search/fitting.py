@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def fit_job(job: Job) -> Result:
     """Fits, predicts, measures and exports. Runs in the trial's own process."""
     from threadpoolctl import threadpool_limits
 
+    if job.family.needs is not None:
+        import_module(job.family.needs)  # no fit is charged for it
     with threadpool_limits(job.plan.hardware.threads):
         table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
         touch(table)
