@@ -261,6 +261,11 @@ class CatBoost(Family):
             "T n d depth": 1.6 * trees * rows * tried * float(p["depth"]) * width,
         }
 
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        full = float(2.0 ** float(p["depth"]))  # an oblivious tree keeps its empty leaves
+        return float(p["n_estimators"]) * (min(full, float(rows)) if p["grow_policy"] == "Depthwise" else full)
+
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
     ) -> CatBoosted:

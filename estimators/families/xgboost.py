@@ -254,7 +254,7 @@ class XGBoost(Family):
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         p = {**self.defaults, **params}
         trees = float(p["n_estimators"]) * (classes if classes > 2 else 1)
-        leaves = max(1.0, min(float(p["max_leaves"]), 2.0 ** float(p["max_depth"]), rows / 4))
+        leaves = self.capacity(p, rows) / float(p["n_estimators"])
         tried = max(1.0, columns * float(p["colsample_bylevel"]) * float(p["colsample_bynode"]))
         bins = min(float(p["max_bin"]), rows / 3) / 256
         return {
@@ -264,6 +264,11 @@ class XGBoost(Family):
             "T n": 40.0 * trees * rows,
             "T n d log L": 1.1 * trees * rows * float(p["subsample"]) * columns * math.log2(1 + leaves),
         }
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        leaves = min(float(p["max_leaves"]), float(2.0 ** float(p["max_depth"])), rows / 4)
+        return float(p["n_estimators"]) * max(1.0, leaves)
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
