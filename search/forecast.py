@@ -46,8 +46,8 @@ NOUNS = {
 GROWTHS = {
     "training_seconds": Growth(prior=2.0),
     "training_memory_bytes": Growth(weight=2.0, floor=0.10, spread=0.20),
-    "size_bytes": Growth(weight=1.0, floor=0.03, spread=0.10),
-    "latency_p50_seconds": Growth(floor=0.10, spread=0.08),
+    "size_bytes": Growth(weight=1.0, floor=0.05, spread=0.15),
+    "latency_p50_seconds": Growth(floor=0.10, spread=0.12),
 }
 """How the law of each cost is fitted; what gave the smallest errors on held-out rows, see `automl scale RUN --backtest`."""
 ANCHOR_SD = 0.05

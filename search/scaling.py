@@ -35,6 +35,9 @@ BAD_FIT = 4.0
 MOST_RESIDUAL = 1.0
 """A cost law is refused where its points lie this far from it: root mean square of the logarithms, a factor of 2.7."""
 
+STILL = 0.5
+"""How much a doubling of the rows counts for the interval of a cost whose terms don't grow with it."""
+
 Kind = Literal["measured", "forecast", "indicative"]
 
 
@@ -165,7 +168,8 @@ class Growth:
     `weight`: points count as (rows / largest rows)^weight, where small fits hide what grows (memory that was held before).
     `prior`: standard deviation of pseudo-points on the plain sum of the terms, scaled to the data, at the largest rows, 4 and
     16 times them: they decide between terms that the points don't tell apart; None where the terms have no common unit.
-    `floor` and `spread`: standard deviation of the logarithm where measured, and what each doubling beyond adds.
+    `floor` and `spread`: standard deviation of the logarithm where measured, and what each doubling beyond adds: of the
+    terms, or of the rows where they don't grow, each of which counts a half.
     """
 
     weight: float = 0.0
@@ -179,7 +183,7 @@ class CostLaw:
 
     `terms` gives the terms at a number of rows: those of the family's own cost, for instance, as one exponent does not exist
     where trees stop growing once their leaves are full. The interval is lognormal: sd^2 = floor^2 + (spread log2 h)^2 + the
-    residuals' variance, h how far it goes beyond the measured rows. rows (k,) ascending; values (k,) positive.
+    residuals' variance, h how far the terms go beyond the measured rows. rows (k,) ascending; values (k,) positive.
 
     Raises RefusalError for values that are not positive, or that no mix of the terms comes near.
     """
@@ -214,7 +218,11 @@ class CostLaw:
 
     def deviation(self, rows: float) -> float:
         """Standard deviation of the logarithm of the forecast."""
-        doublings = math.log2(max(1.0, rows / self.measured[1], self.measured[0] / rows))
+        first, last = self.measured
+        doublings = math.log2(max(1.0, rows / last, first / rows))
+        here, there = (np.asarray(self.terms(n), np.float64) for n in (min(max(rows, first), last), rows))
+        grown = np.abs(np.log2(np.maximum(there, 1e-300) / np.maximum(here, 1e-300)))
+        doublings = max(min(doublings, float(grown.max())), STILL * doublings)  # what cannot grow is surer
         return math.sqrt(self.growth.floor**2 + (self.growth.spread * doublings) ** 2 + self.residual**2)
 
     def at(self, rows: float) -> Forecast:
