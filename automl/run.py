@@ -341,6 +341,7 @@ class Run:
             "target_rows": self.options.target_rows,
             "columns": setting.facts.columns,
             "classes": setting.facts.classes,
+            "threads": study.store.get_meta("threads"),
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,
             "elapsed_seconds": round(study.elapsed(), 3),
             "score_from": setting.split.score_from,

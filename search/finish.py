@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from automl.estimators.hardware import Hardware
 
 from .fitting import Job, Result, error_of, fit_here, fits_here, supervise
-from .forecast import laws_of, run_kappa
+from .forecast import run_kappa
 from .front import noise, nondominated, thin
+from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
 from .plan import Plan
@@ -31,8 +31,6 @@ MOST = 24
 """A front shows at most this many models."""
 MOST_ACCURATE = 50
 """Beside the exact front, so many of the most accurate are compared with their noise for the finalists."""
-LAW_SHARE = 0.08
-"""At most this share of a wall budget goes to fits on fewer rows, to which the finalists' laws are fitted."""
 REFIT_SHARE = 0.2
 """At most this share of a wall budget is kept back for the fits on all rows."""
 EXPORT_SECONDS = 0.05
@@ -57,6 +55,7 @@ class Finish:
     def __init__(self, study: Study, *, extra_seconds: float = 0.0) -> None:
         self.study = study
         self.extra_seconds = extra_seconds
+        self.growth = Growing(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._due = 0.0
 
@@ -85,7 +84,7 @@ class Finish:
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
             fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
-            self._cached = (len(self.study.trials), fits + self._law_seconds(self._law_points(finalists)))
+            self._cached = (len(self.study.trials), fits + self.growth.seconds(finalists))
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
         return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
@@ -121,9 +120,8 @@ class Finish:
         study = self.study
         # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
         finalists = self.finalists()
-        points = self._law_points(finalists)
         study.tell_listener("laws")
-        study.add_points(points, self._law_seconds(points))
+        self.growth.measure(finalists)
         fits = groups(finalists)
         fits[1:] = sorted(fits[1:], key=self._predict)
         models = [model for group in fits for model in self._fit(group)]
@@ -142,33 +140,9 @@ class Finish:
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
         kappa = run_kappa(study.trials)
-        return [replace(model, laws=self._laws(model.trial, kappa)) for model in self._front(measured)]
-
-    # -- laws -------------------------------------------------------------------------------------------------------
-
-    def _law_points(self, finalists: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """(trial, rows) still to be fitted for the finalists' laws: the fewest rows first, of each the most accurate first."""
-        study = self.study
-        if study.setting.in_process:  # the budget is too short for any
-            return []
-        known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
-        counts = study.setting.split.law_rows()
-        wholes = list({t.plan.whole.id: t for t in finalists}.values())
-        return [(t, n) for n in counts for t in wholes if n < t.rows and (t.plan.whole.id, n) not in known]
-
-    def _law_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
-        """Wall seconds for those fits, several at a time; at most a share of the budget."""
-        if math.isinf(self.budget):
-            return math.inf
-        needed = sum(self.study.point_seconds(trial, rows) for trial, rows in points) / self.study.setting.slots
-        return min(1.2 * needed, LAW_SHARE * self.budget)
-
-    def _laws(self, trial: Trial, kappa: float) -> dict[str, Any]:
-        """The laws of a finalist, from the trials of its plan, or of the same prefix of it, at all row counts."""
-        setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.prefix)
-        own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.prefix) == key]
-        family, facts = setting.families[trial.plan.family], setting.facts
-        return laws_of(self._final_plan(trial), own, family, facts.columns, facts.classes, kappa)
+        return [
+            replace(m, laws=self.growth.laws(m.trial, self._final_plan(m.trial), kappa)) for m in self._front(measured)
+        ]
 
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use."""

@@ -74,6 +74,13 @@ def _forecast(run: Path, rows: int, limits: dict[str, float], *, as_json: bool) 
         for quantity, limit in most[o.entry["id"]].items():
             what = "training time" if quantity == "training_seconds" else "training memory"
             print(f"  rows within the {what}: " + ("no law" if limit is None else show_rows(limit)))
+    threads = found.get("threads")
+    if threads:
+        most_threads = threads["threads"][-1]
+        print(
+            f"\n{threads['family']} trained {threads['speedup']:.2f} times as fast on {most_threads} threads as on one "
+            f"({threads['rows']:,} rows): {threads['parallel']:.0%} of it is parallel by Amdahl's law"
+        )
     if orders:
         print()
     for pair in orders:
