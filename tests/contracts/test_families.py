@@ -296,7 +296,7 @@ def test_weights_count(family: Family) -> None:
     if family.name == "network":
         pytest.skip("a short training of a network is too noisy to show it")
     facts = Facts("binary", ROWS, 6, 2, 2)
-    view = family.views(facts)[0]
+    view = ready(family).views(facts)[0]
     X, y, categorical = data(view, "binary")
     means = []
     gentle = (

@@ -171,7 +171,7 @@ def test_training_is_quiet_and_writes_nothing(
 
 @pytest.mark.parametrize("family", BOOSTERS)
 def test_the_number_of_threads_changes_nothing(family: Family) -> None:
-    X, y = table(400, 5)
+    X, y = table(5000, 5)
     one, two = (fit(family, "regression", X, y, [3], threads=threads).predict(X) for threads in (1, 2))
     np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
 
