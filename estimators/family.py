@@ -61,6 +61,8 @@ class Family(ABC):
     tasks: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "regression"})
     needs: ClassVar[str | None] = None
     """The module that must be importable ("torch"), if the family needs an extra; the extra has the same name."""
+    optional: ClassVar[bool] = False
+    """Whether it is searched only where what it needs happens to be installed, and a run without it says nothing."""
     sparse: ClassVar[bool] = True
     """Whether `fit` takes CSR matrices; otherwise a sparse table is reduced (SVD) or made dense before it."""
     merges_duplicates: ClassVar[bool] = False
@@ -104,6 +106,13 @@ class Family(ABC):
 
         The sum is the prior of the time law; each term's coefficient is fitted by `search.cost`. Example: `{"1": T, "n d": T*n*d}`.
         """
+
+    def capacity(self, params: Params, rows: int) -> float:
+        """How large the model fitted on `rows` rows is, in leaves, kept rows or the like: what its bytes grow with.
+
+        1 where its size doesn't depend on the rows.
+        """
+        return 1.0
 
     seconds_per_unit: ClassVar[float] = 1e-8
     """Prior CPU seconds per unit of the summed `cost` terms, replaced by what the run measures."""

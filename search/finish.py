@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from automl.estimators.hardware import Hardware
 
 from .fitting import Job, Result, error_of, fit_here, fits_here, supervise
+from .forecast import run_kappa
 from .front import noise, nondominated, thin
+from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
 from .plan import Plan
@@ -44,6 +46,7 @@ class Finalist:
     measurement: Measurement
     artifact: Path
     proof: dict[str, float] = field(default_factory=dict)
+    laws: dict[str, Any] = field(default_factory=dict)
 
 
 class Finish:
@@ -52,6 +55,7 @@ class Finish:
     def __init__(self, study: Study, *, extra_seconds: float = 0.0) -> None:
         self.study = study
         self.extra_seconds = extra_seconds
+        self.growth = Growing(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._due = 0.0
 
@@ -78,8 +82,9 @@ class Finish:
             return 0.0
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
-            fits = sum(self._predict(group) for group in groups(self.finalists()))
-            self._cached = (len(self.study.trials), min(1.15 * fits, REFIT_SHARE * self.budget))
+            finalists = self.finalists()
+            fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
+            self._cached = (len(self.study.trials), fits + self.growth.seconds(finalists))
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
         return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
@@ -114,7 +119,10 @@ class Finish:
         """Fits on all rows what there is time for, measures all exclusively, and keeps the front, most accurate first."""
         study = self.study
         # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
-        fits = groups(self.finalists())
+        finalists = self.finalists()
+        study.tell_listener("laws")
+        self.growth.measure(finalists)
+        fits = groups(finalists)
         fits[1:] = sorted(fits[1:], key=self._predict)
         models = [model for group in fits for model in self._fit(group)]
         if not models:
@@ -131,7 +139,10 @@ class Finish:
                 log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
-        return self._front(measured)
+        kappa = run_kappa(study.trials)
+        return [
+            replace(m, laws=self.growth.laws(m.trial, self._final_plan(m.trial), kappa)) for m in self._front(measured)
+        ]
 
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,8 @@ def fit_job(job: Job) -> Result:
     """Fits, predicts, measures and exports. Runs in the trial's own process."""
     from threadpoolctl import threadpool_limits
 
+    if job.family.needs is not None:
+        import_module(job.family.needs)  # no fit is charged for it
     with threadpool_limits(job.plan.hardware.threads):
         table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
         touch(table)
@@ -148,7 +150,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         rows=len(train),
         columns=pipeline.columns,
     )
-    rows = json.loads((job.data / "rows.json").read_text())
+    rows = pickle.loads((job.data / "rows.pickle").read_bytes())
     measured = _quick(job, measured, rows)
     manifest = (job.folder / "manifest.json").stat().st_size
     found = []
@@ -196,9 +198,9 @@ def _parts(split: Split, rows: int) -> Iterator[tuple[NDArray[np.int64], slice]]
     if not split.folds:
         yield split.train[:rows], slice(None)
         return
-    begin = 0
+    begin, share = 0, rows / split.rungs()[-1]
     for train, validation in split.folds:
-        yield train, slice(begin, begin + len(validation))
+        yield train[: max(1, round(share * len(train)))], slice(begin, begin + len(validation))
         begin += len(validation)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,11 @@ class Plan:
             prefix=data.get("prefix", 1.0),
             rescale=data.get("rescale", 1.0),
         )
+
+    @property
+    def whole(self) -> Plan:
+        """The plan of all the trees; itself if it is no prefix."""
+        return self if self.prefix == self.rescale == 1.0 else replace(self, prefix=1.0, rescale=1.0)
 
     @cached_property
     def id(self) -> str:

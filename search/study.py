@@ -29,8 +29,9 @@ from automl.estimators.errors import UsageError
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
 
-from .cost import CostModel
+from .cost import OVERHEAD, CostModel
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
+from .forecast import at_rows
 from .front import nondominated_ranks
 from .interrupt import Flag
 from .metric import Metric
@@ -55,8 +56,11 @@ TRIAL_SHARE = 0.35
 """No single trial may be predicted to take more than this share of the time left for searching."""
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
-LEAST_WALL = 0.06
-"""A trial may take this share of the budget before it is killed, however little was predicted."""
+LEAST_WALL, FIRST_WALL = 0.06, 0.3
+"""A trial may take this share of the budget before it is killed, however little was predicted; the second is for our own
+
+simplest families before any trial has completed: what one costs on this machine and table is not known yet.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Setting:
     start: float
     in_process: bool = False
     device: str = "cpu"
+    target_rows: int | None = None
 
     @property
     def trial_threads(self) -> int:
@@ -150,6 +155,7 @@ class Study:
         self._front = np.empty((0, len(setting.objectives)))
         self._pending: dict[Future[Outcome], tuple[Trial, Job]] = {}
         self._refused, self._broken = 0, False
+        self._forecasts: dict[tuple[int, int], Measurement] = {}
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +171,7 @@ class Study:
     def restore(self, trials: Sequence[Trial], losses: Losses) -> None:
         """Continues after `trials` of an earlier process: the strategy is told of each in its order."""
         self.losses = losses
-        tried = [t for t in trials if t.status != "skipped"]
+        tried = [t for t in trials if t.status != "skipped" and t.rung >= 0]
         plans = {t.plan.id for t in tried}
         for trial in trials:
             self.trials.append(trial)
@@ -261,14 +267,45 @@ class Study:
                     )
                 )
                 continue
+            least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
             wall = (
-                min(max(4 * middle, high, LEAST_WALL * limits.seconds) + 1.0, room)
-                if limits.seconds < math.inf
-                else 3600.0
+                min(max(4 * middle, high, least * limits.seconds) + 1.0, room) if limits.seconds < math.inf else 3600.0
             )
             self._start(pool, trial, max(0.2, wall))
             return True
         return False
+
+    def add_points(self, wanted: Sequence[tuple[Trial, int]], seconds: float) -> None:
+        """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.
+
+        What is predicted not to fit in the time left is left out.
+        """
+        end = time.monotonic() + seconds
+        pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-law")
+        queue = list(wanted)
+        try:
+            while (queue or self._pending) and not (self.interrupted or self._broken) and time.monotonic() < end:
+                while queue and len(self._pending) < self.setting.slots:
+                    trial, rows = queue.pop(0)
+                    left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
+                    if needed <= left:
+                        point = Trial(self._take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
+                        self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
+                self._collect(0.05)
+            self._drain(lambda: math.inf)
+        finally:
+            self.cancel.clear()
+            if self.executor is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def point_seconds(self, trial: Trial, rows: int) -> float:
+        """Predicted wall seconds of a completed trial's plan, whole, on `rows` rows: its own, by the ratio of the cost terms."""
+        family, params = self.setting.families[trial.plan.family], dict(trial.plan.params)
+        ratio = self.cost.units(family, params, trial.plan.whole, rows) / self.cost.units(
+            family, params, trial.plan, trial.rows
+        )
+        fits = self.setting.split.fits()
+        return OVERHEAD + fits * (trial.measurement.training_seconds or 0.1) * ratio
 
     def _last_resort(self, pool: Executor) -> None:
         """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
@@ -358,7 +395,7 @@ class Study:
                 point = asked[0]
             family = self.setting.families[str(point["family"])]
             plan = from_point(point, family, self.setting.facts, self.setting.trial_threads, self.setting.device)
-            known = {t.plan.id: t.number for t in reversed(self.trials) if t.status != "skipped"}
+            known = {t.plan.id: t.number for t in reversed(self.asked()) if t.status != "skipped"}
             if plan.id not in known and plan.id not in {t.plan.id for t, _ in self._pending.values()}:
                 return plan, self.base_rung, point
             same = known.get(plan.id)
@@ -403,12 +440,15 @@ class Study:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
-        if math.isfinite(self.setting.limits.seconds) or family is None:
+        target = self.setting.target_rows
+        if family is None:
             return measured
-        seconds, size = (
-            self.cost.units(family, dict(trial.plan.params), trial.plan, trial.rows),
-            measured.size_bytes or 0.0,
-        )
+        if target is not None and trial.status == "completed":
+            measured = self._at_target(trial, family, target)
+        if math.isfinite(self.setting.limits.seconds):
+            return measured
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, target or trial.rows)
+        size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(
             measured,
@@ -422,6 +462,15 @@ class Study:
             serving_memory_bytes=None if measured.serving_memory_bytes is None else size,
             model_memory_bytes=size,
         )
+
+    def _at_target(self, trial: Trial, family: Family, rows: int) -> Measurement:
+        """The measurement as the laws of the trial's plan forecast it where the model will live."""
+        own = [t for t in self.trials if t.plan.id == trial.plan.id and t.rows <= trial.rows]
+        key = (trial.number, len(own))
+        if key not in self._forecasts:
+            facts = self.setting.facts
+            self._forecasts[key] = at_rows(trial, own, family, rows, facts.columns, facts.classes)
+        return self._forecasts[key]
 
     # -- what has ended -------------------------------------------------------------------------------------------
 
@@ -463,7 +512,7 @@ class Study:
             prefix = replace(
                 parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
             )
-            if not (self._front <= self.values(prefix)).all(axis=1).any():
+            if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
                 prefix = replace(prefix, number=self._take_number())
                 self._keep_losses(prefix.number, found)
                 self._end(prefix)
@@ -534,7 +583,7 @@ class Study:
         family = self.setting.families.get(trial.plan.family)
         if family is None:
             return
-        if trial.status == "completed":
+        if trial.status == "completed" and trial.rung >= 0:
             self._enter(trial)
         if trial.plan.prefix != 1.0:  # no fit of its own
             return
@@ -549,8 +598,8 @@ class Study:
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
     def asked(self) -> list[Trial]:
-        """The trials that were asked for, without those that only add to one."""
-        return [t for t in self.trials if t.parent is None]
+        """The trials of the search, without those that came with one's fit and the points of laws."""
+        return [t for t in self.trials if t.parent is None and t.rung >= 0]
 
     def best_rung(self) -> list[Trial]:
         """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
@@ -599,7 +648,9 @@ def fits_in(branches: JointSpace, trial: Trial) -> bool:
 
 def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
     """(status, reason, count) of what did not complete, the commonest first."""
-    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed")
+    counts = Counter(
+        (t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None and t.rung >= 0
+    )
     return [(status, reason, count) for (status, reason), count in counts.most_common()]
 
 

@@ -59,8 +59,8 @@ class Trial:
     """A plan at `rows` training rows (`rung` counts from 0, the fewest). `reason` says why, where the status isn't completed.
 
     `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations). `parent` is
-    the number of the trial that this one only adds to, such as the whole model of a prefix; such a trial counts against no
-    budget of trials, and no strategy is told of it. A prefix's costs are expected ones.
+    the number of the trial whose model this is a prefix of: it came with that fit, and its costs are expected ones. A rung
+    of -1 is a point of its plan's laws. Neither counts against a budget of trials, and no strategy is told of it.
     """
 
     number: int

@@ -78,7 +78,7 @@ class Forest(Family):
         p = {**self.defaults, **params}
         trees = float(p["n_estimators"])
         grown = rows * (float(p["max_samples"]) if p["bootstrap"] else 1.0)
-        leaves = min(float(p["max_leaf_nodes"]), 1 + grown / float(p["min_samples_leaf"]))
+        leaves = self.capacity(p, rows) / trees
         tried = max(1.0, float(p["max_features"]) * columns)
         entropy = 1.0 + 0.25 * max(2, classes) if p["criterion"] == "entropy" and classes else 1.0
         visits = trees * grown * (0.5 + tried) * math.log2(1 + leaves) * entropy
@@ -86,6 +86,12 @@ class Forest(Family):
             {"T n d depth log n": 0.55 * visits * math.log2(2 + grown)} if self.sorts else {"T n d depth": 1.3 * visits}
         )
         return {"T": 1.2e5 * trees, **work, "T L": trees * leaves * (60.0 + 5.0 * classes)}
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        grown = rows * (float(p["max_samples"]) if p["bootstrap"] else 1.0)
+        leaves = min(float(p["max_leaf_nodes"]), 1 + grown / float(p["min_samples_leaf"]))
+        return float(p["n_estimators"]) * leaves
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()

@@ -193,13 +193,17 @@ class Tree(Family):
         )
 
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
-        p = {**self.defaults, **params}
-        leaves = min(float(p["max_leaf_nodes"]), 2.0 ** float(p["max_depth"]), 1 + rows / float(p["min_samples_leaf"]))
+        leaves = self.capacity(params, rows)
         return {
             "1": 1.5e5,
             "n d depth": 0.85 * rows * columns * math.log2(1 + leaves) * math.log2(2 + rows),
             "L": 250.0 * leaves,
         }
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        most = min(float(p["max_leaf_nodes"]), float(2.0 ** float(p["max_depth"])))
+        return min(most, 1 + rows / float(p["min_samples_leaf"]))
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,8 @@ def trial(
     table, one = from_frame(X, known if y is None else y), by_name([family], ())[0]
     table.save(folder / "table")
     split.save(folder / "split.npz")
-    (folder / "rows.json").write_text('[{"x0": 1.0, "x1": 0.5, "x2": 0.0, "x3": 2.0, "x4": null}]')
+    row = {"x0": 1.0, "x1": 0.5, "x2": 0.0, "x3": 2.0, "x4": None}
+    (folder / "rows.pickle").write_bytes(pickle.dumps([row]))
     facts = table.facts()
     plan = from_point({"family": family, **one.starts(facts)[0], **params}, one, facts, 1)
     job = Job(plan, one, Metric.resolve(metric, table.task), folder, folder / "a", split.rungs()[-1], 0)
@@ -174,8 +176,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def test_prefixes_count_as_no_trials(seen: Seen) -> None:
-    prefixes = [t for t in kept(seen.folder) if t.parent is not None]
-    wholes = {t.number: t for t in kept(seen.folder) if t.parent is None}
+    searched = [t for t in kept(seen.folder) if t.rung >= 0]  # the others are points of laws
+    prefixes = [t for t in searched if t.parent is not None]
+    wholes = {t.number: t for t in searched if t.parent is None}
     assert seen.model.front_.found["trials"]["completed"] == 5 == len(wholes)
     assert seen.told == list(wholes)
     with Store.open(seen.folder / "run.db", read_only=True) as store:
