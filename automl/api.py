@@ -19,11 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from automl.estimators.errors import ArtifactError, UsageError, UsageTypeError
 from automl.search import units
+from automl.search.front import LIMITS
 from automl.search.metric import Metric
 from automl.search.store import Store
 from automl.search.study import Progress
 
-from .front import Front, Model, Scratch, read_limits
+from .front import Front, Model, Scratch, open_run, read_limits
 from .inputs import (
     OTHERS_BUDGET,
     Budget,
@@ -83,11 +84,13 @@ class _AutoML(BaseEstimator):
         families: Sequence[Any] | None = None,
         exclude: Sequence[str] | None = None,
         strategy: str = "auto",
+        target_rows: Any = None,
         max_latency: Any = None,
         max_latency_p99: Any = None,
         max_memory: Any = None,
         max_size: Any = None,
         max_training_time: Any = None,
+        max_training_memory: Any = None,
         min_score: float | None = None,
         task: str | None = None,
         n_jobs: int | None = None,
@@ -105,11 +108,13 @@ class _AutoML(BaseEstimator):
         self.families = families
         self.exclude = exclude
         self.strategy = strategy
+        self.target_rows = target_rows
         self.max_latency = max_latency
         self.max_latency_p99 = max_latency_p99
         self.max_memory = max_memory
         self.max_size = max_size
         self.max_training_time = max_training_time
+        self.max_training_memory = max_training_memory
         self.min_score = min_score
         self.task = task
         self.n_jobs = n_jobs
@@ -175,9 +180,18 @@ class _AutoML(BaseEstimator):
         meta: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs the search on a table; X is what the caller gave, None for a file."""
+        options = self._options(table, start, extra_seconds)
+        limits = self._limits()
+        for note in table.notes:
+            log.info("%s", note)
+        self._learn_shape(X, table)
+        self._finish(table, options, held, listener, dict(meta or {}), limits)
+        return self
+
+    def _options(self, table: Table, start: float, extra_seconds: float = 0.0) -> Options:
         budget = as_budget(self.budget)
         cap = self.memory_limit if self.memory_limit is not None else budget.memory
-        options = Options(
+        return Options(
             metric=Metric.resolve(self.metric, table.task),
             objectives=resolve_objectives(self.objectives),
             families=resolve_families(self.families, self.exclude),
@@ -191,13 +205,8 @@ class _AutoML(BaseEstimator):
             start=start,
             device=self.device,
             extra_seconds=extra_seconds,
+            target_rows=None if self.target_rows is None else units.count(self.target_rows, "target_rows"),
         )
-        limits = self._limits()
-        for note in table.notes:
-            log.info("%s", note)
-        self._learn_shape(X, table)
-        self._finish(table, options, held, listener, dict(meta or {}), limits)
-        return self
 
     def _finish(
         self, table: Table, options: Options, rows: Rows, listener: Any, meta: dict[str, Any], limits: dict[str, float]
@@ -228,7 +237,8 @@ class _AutoML(BaseEstimator):
             store.close()
         self.front_ = Front(folder, found, scratch)
         self._metric = options.metric
-        self.best_ = self.front_.within(limits) if limits else self.front_[0]
+        where = self.front_ if options.target_rows is None else self.front_.at(options.target_rows)
+        self.best_ = self.front_.get((where.within(limits) if limits else where[0]).id)
 
     def _reopened(self, folder: Path, table: Table, options: Options, rows: Rows) -> tuple[Run, Store]:
         """The run in the folder, if it is the same experiment on the same data; without a `random_state` the seed is its own."""
@@ -246,8 +256,7 @@ class _AutoML(BaseEstimator):
         return run, store
 
     def _limits(self) -> dict[str, float]:
-        names = ("max_latency", "max_latency_p99", "max_memory", "max_size", "max_training_time", "min_score")
-        return read_limits(**{name: getattr(self, name) for name in names})
+        return read_limits(**{name: getattr(self, name) for name in LIMITS})
 
     def _learn_shape(self, X: Any, table: Table) -> None:
         self.n_features_in_ = len(table.inputs)
@@ -334,8 +343,10 @@ class AutoMLClassifier(ClassifierMixin, _AutoML):
     objectives : names or `Objective`s; error, training_time, latency and memory by default.
     families, exclude : names or `Family`s to search, and names to leave out.
     strategy : "auto", "random", "grid", "bayesian" or "nsga2".
-    max_latency, max_latency_p99, max_memory, max_size, max_training_time, min_score : limits, never relaxed;
-        InfeasibleError if no model of the front meets them. Times in seconds or text, sizes in bytes or text.
+    target_rows : the training rows that the model will have where it is deployed, a number or text such as "10M". The
+        search compares candidates by what their laws forecast there, and the limits are held against it.
+    max_latency, max_latency_p99, max_memory, max_size, max_training_time, max_training_memory, min_score : limits, never
+        relaxed; InfeasibleError if no model of the front meets them. Times in seconds or text, sizes in bytes or text.
     n_jobs : cores to use, as joblib counts them; all by default.
     executor : any `concurrent.futures` executor; each task supervises its own isolated process.
     device : "cpu" or "cuda", for the families that train with torch.
@@ -459,13 +470,7 @@ def resume(
     """
     start = monotonic() if _start is None else _start
     folder = Path(run_dir)
-    if not (folder / "run.db").exists():
-        raise UsageError(f"{folder} is no run folder: it holds no run.db")
-    store = Store.open(folder / "run.db", read_only=True)
-    try:
-        known = {name: store.get_meta(name) for name in RESUMED}
-    finally:
-        store.close()
+    known = _stored(folder)
     if not known["source"]:
         raise UsageError(
             f"the data of the run in {folder} was in memory: continue it with automl.fit(X, y, run_dir={str(folder)!r}, resume=True)"
@@ -490,6 +495,37 @@ def resume(
         _listener=_listener,
         **options,
     )
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What a run folder knows of how its run began. Raises UsageError if it is none."""
+    if not (folder / "run.db").exists():
+        raise UsageError(f"{folder} is no run folder: it holds no run.db")
+    with Store.open(folder / "run.db", read_only=True) as store:
+        return {name: store.get_meta(name) for name in RESUMED}
+
+
+def reopen(run_dir: str | Path) -> tuple[Run, dict[str, Any]]:
+    """(the run with its table read again, its front's JSON object) of a finished run whose data is a file; nothing is changed.
+
+    Raises UsageError if the data was in memory, DataError if the file changed or the run has no front.
+    """
+    folder = Path(run_dir)
+    known, found = _stored(folder), open_run(folder).as_dict()
+    if not known["source"] or known["dropped"]:
+        raise UsageError(
+            f"the run in {folder} was given Python objects, which its folder cannot hold: this needs a run from a file"
+        )
+    table, held = from_file(
+        known["source"], known["target"], known["task"], known["reading"], known["groups"], known["time"], None
+    )
+    with Store.open(folder / "run.db", read_only=True) as store:
+        check_fingerprint(store, table)
+    options = dict(known["options"])
+    options["budget"] = Budget(**options.get("budget", {"time": DEFAULT_BUDGET}))
+    kind = AutoMLRegressor if table.task.kind == "regression" else AutoMLClassifier
+    model = kind(task=known["task"], **options, random_state=known["identity"]["seed"])
+    return Run(folder, table, model._options(table, monotonic()), held), found
 
 
 def budget_left(began: Budget, elapsed: float | None, given: Any) -> Budget:

@@ -143,6 +143,7 @@ class Front(Sequence[Model]):
     def __init__(self, folder: Path, found: Mapping[str, Any], scratch: Scratch | None = None) -> None:
         self.folder = Path(folder)
         self.found = dict(found)
+        self._scratch = scratch
         self._models = [Model(self.folder, entry, str(found["task"]), scratch) for entry in found["models"]]
 
     def __len__(self) -> int:
@@ -173,6 +174,7 @@ class Front(Sequence[Model]):
         max_memory: str | float | None = None,
         max_size: str | float | None = None,
         max_training_time: str | float | None = None,
+        max_training_memory: str | float | None = None,
         min_score: float | None = None,
         prefer: str = "accuracy",
         tolerance: float = 0.01,
@@ -190,6 +192,7 @@ class Front(Sequence[Model]):
             max_memory=max_memory,
             max_size=max_size,
             max_training_time=max_training_time,
+            max_training_memory=max_training_memory,
             min_score=min_score,
         )
         return self.within(limits, prefer=prefer, tolerance=tolerance, cost=cost)
@@ -201,16 +204,43 @@ class Front(Sequence[Model]):
         from automl.search.front import choose
         from automl.search.trial import Measurement
 
+        greater = bool(self.found["greater_is_better"])
+        held = [m.entry for m in self._models]
+        if "at_rows" in self.found:
+            from .scale import bound
+
+            held = [bound(entry, greater) for entry in held]
         index = choose(
             [Measurement.from_dict(m.entry) for m in self._models],
             limits,
+            bounds=[Measurement.from_dict(entry) for entry in held],
             prefer=prefer,
             tolerance=tolerance,
             cost=cost,
             names=[m.id for m in self._models],
-            greater_is_better=bool(self.found["greater_is_better"]),
+            greater_is_better=greater,
         )
         return self._models[index]
+
+    def at(self, rows: int | str) -> Front:
+        """The front that the laws forecast at `rows` training rows (a number, or text such as "10M").
+
+        Its models are this front's, with forecasts in place of what was measured, each with its 90 % interval in `forecast`;
+        what has no law is None there, with the reason. A model that another one surely beats in error, training time,
+        latency and memory is left out. `choose` holds limits against the worse end of the intervals. Forecasts beyond 16
+        times the measured rows are marked indicative.
+        """
+        from automl.search.units import count
+
+        from .scale import certainly_dominated, forecast_entry, outlooks
+
+        if "at_rows" in self.found:
+            raise UsageError("this front is a forecast already: call at() on the front of the run")
+        number, greater = count(rows, "rows"), bool(self.found["greater_is_better"])
+        entries = [forecast_entry(outlook, number, greater) for outlook in outlooks(self.as_dict())]
+        kept = [e for e, beaten in zip(entries, certainly_dominated(entries), strict=True) if not beaten]
+        kept.sort(key=lambda e: float("inf") if e["error"] is None else e["error"])
+        return Front(self.folder, {**self.found, "at_rows": number, "models": kept}, self._scratch)
 
     def leaderboard(self) -> pd.DataFrame:
         """A DataFrame, one row a model, with the unit of every column in its name."""
@@ -275,6 +305,8 @@ class Front(Sequence[Model]):
 
     def table(self) -> list[tuple[str, ...]]:
         """The front as text cells, a header first: what the command line and the notebook show."""
+        if "at_rows" in self.found:
+            return self._forecast_table()
         header = [
             "id",
             "family",
@@ -297,7 +329,7 @@ class Front(Sequence[Model]):
             e = model.entry
             cells = [
                 e["id"],
-                e["family"],
+                e["family"] + prefix_shown(e["plan"]),
                 f"{e['score']:.5g}",
                 f"{e['score_low']:.5g} to {e['score_high']:.5g}",
                 shown(e["latency_p50_seconds"], show_seconds),
@@ -312,6 +344,34 @@ class Front(Sequence[Model]):
             if test:
                 cells.insert(4, f"{e['test_score']:.5g}" if "test_score" in e else "")
             lines.append(tuple(cells))
+        return lines
+
+    def _forecast_table(self) -> list[tuple[str, ...]]:
+        """The forecasts with their 90 % intervals; a mark says how far to trust them."""
+        costs = {
+            "training": ("training_seconds", show_seconds),
+            "training memory": ("training_memory_bytes", show_bytes),
+            "one row p50": ("latency_p50_seconds", show_seconds),
+            "size": ("size_bytes", show_bytes),
+        }
+        lines: list[tuple[str, ...]] = [
+            ("id", "family", f"{self.found['metric']} at {self.found['at_rows']:,} rows", *costs, "")
+        ]
+        for model in self._models:
+            e = model.entry
+            told = e["forecast"]
+            score = "no law"
+            if e["score"] is not None:
+                score = f"{e['score']:.4g} ({e['score_low']:.4g} to {e['score_high']:.4g})"
+            cells = [
+                f"{show(told[name]['value'])} ({show(told[name]['low'])} to {show(told[name]['high'])})"
+                if "value" in told.get(name, {})
+                else "no law"
+                for name, show in costs.values()
+            ]
+            kinds = {t["kind"] for t in told.values() if "kind" in t}
+            mark = next((kind for kind in ("indicative", "forecast", "measured") if kind in kinds), "")
+            lines.append((e["id"], e["family"], score, *cells, mark))
         return lines
 
     def __repr__(self) -> str:
@@ -359,6 +419,12 @@ class Front(Sequence[Model]):
 
     def __reduce__(self) -> Any:
         return (Front.from_bytes, (self.to_bytes(),))
+
+
+def prefix_shown(plan: Mapping[str, Any]) -> str:
+    """ ", 1/4 of its trees" for a prefix of a model, nothing for a whole one."""
+    share = plan.get("prefix", 1.0)
+    return "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
 
 
 def shown(value: float | None, show: Callable[[float], str]) -> str:

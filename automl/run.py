@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +51,8 @@ LOCK = "run.db.lock"
 """What a folder may hold and still be empty: the store's lock file, which outlives what it locked."""
 LEAST_MEMORY = 64_000_000
 """Bytes that a trial needs at the least; under it fewer run at a time."""
+RECORD_CELLS = 400_000
+"""Cells of the raw rows that latency is measured on, at the most: every trial reads them."""
 CELLS_ONE_AT_A_TIME = 5_000_000
 """From this many training cells on, one trial runs at a time with all threads; below it one trial a core with one thread."""
 
@@ -72,7 +74,7 @@ class Options:
     start: float
     device: str = "cpu"
     extra_seconds: float = 0.0
-    limits: tuple[tuple[str, float], ...] = ()
+    target_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,11 @@ def usable(families: Sequence[Family], task: str, budget_seconds: float) -> tupl
         if task not in family.tasks:
             log.info("family %s is left out: it does not do %s", family.name, task)
         elif not family.available():
-            log.warning(
-                'family %s is left out: install it with pip install "automl-frontier[%s]"', family.name, family.needs
+            log.log(
+                logging.INFO if family.optional else logging.WARNING,
+                'family %s is left out: install it with pip install "automl-frontier[%s]"',
+                family.name,
+                family.needs,
             )
         elif family.needs == "torch" and budget_seconds < NETWORK_FROM:
             log.info(
@@ -204,6 +209,7 @@ class Run:
             "objectives": [objective.name for objective in self.options.objectives],
             "strategy": self.strategy.name,
             "seed": self.options.seed,
+            "target_rows": self.options.target_rows,
             "split": joblib.hash([split.train, split.validation, split.holdout, split.folds]),
         }
 
@@ -271,6 +277,7 @@ class Run:
             start=options.start,
             in_process=in_process,
             device=options.device,
+            target_rows=options.target_rows,
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
@@ -332,7 +339,10 @@ class Run:
             "metric": setting.metric.name,
             "greater_is_better": setting.metric.greater_is_better,
             "rows": setting.facts.rows,
+            "target_rows": self.options.target_rows,
             "columns": setting.facts.columns,
+            "classes": setting.facts.classes,
+            "threads": study.store.get_meta("threads"),
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,
             "elapsed_seconds": round(study.elapsed(), 3),
             "score_from": setting.split.score_from,
@@ -388,17 +398,15 @@ def share_memory(options: Options, slots: int) -> tuple[int, int]:
 
 def write_data(data: Path, table: Table, split: Split) -> list[dict[str, Any]]:
     """The table, the split and a few hundred raw rows, where the trials find them. Returns the rows."""
-    from automl.estimators.encoder import jsonable
-
     if (data / "table").exists():
         shutil.rmtree(data / "table")
     data.mkdir(parents=True, exist_ok=True)
     try:
         table.save(data / "table")
         split.save(data / "split.npz")
-        most = max(8, min(400, 2_000_000 // table.facts().columns))  # a wide table's are large
+        most = max(8, min(400, RECORD_CELLS // table.facts().columns))
         records = table.records(np.asarray(table.sample_rows)[:most])
-        (data / "rows.json").write_text(json.dumps(records, default=jsonable))
+        (data / "rows.pickle").write_bytes(pickle.dumps(records))
     except OSError as error:
         raise ResourceError(f"{data} cannot be written: {error.strerror or error}") from error
     return records
@@ -423,7 +431,7 @@ def model_entry(name: str, finalist: Finalist) -> dict[str, Any]:
         "engine": "onnx",
         "threads": 1,
         "device": plan.hardware.device,
-        "laws": {},
+        "laws": finalist.laws,
         "artifact": f"models/{name}",
     }
 

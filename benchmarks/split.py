@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 
-def split(source: Path, target: str, task: str | None, out: Path) -> tuple[Path, Path]:
+def split(source: Path, target: str, task: str | None, out: Path, seed: int = 0) -> tuple[Path, Path]:
     """Writes both parts and returns their paths. Raises SystemExit where the file has no such target."""
     parquet = source.suffix in (".parquet", ".pq")
     frame = pd.read_parquet(source) if parquet else pd.read_csv(source, dtype=str, keep_default_na=False)
@@ -25,7 +25,7 @@ def split(source: Path, target: str, task: str | None, out: Path) -> tuple[Path,
     out.mkdir(parents=True, exist_ok=True)
     paths = tuple(out / f"{name}{'.parquet' if parquet else '.csv'}" for name in ("train", "test"))
     for path, part in zip(
-        paths, train_test_split(frame, test_size=0.2, random_state=0, stratify=stratify), strict=True
+        paths, train_test_split(frame, test_size=0.2, random_state=seed, stratify=stratify), strict=True
     ):
         if parquet:
             part.to_parquet(path, index=False)

@@ -22,9 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import listed, read
+from split import split
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+DETAIL = (
+    "id",
+    "family",
+    "score",
+    "test_score",
+    "latency_p50_seconds",
+    "size_bytes",
+    "training_seconds",
+    "model_memory_bytes",
+    "rows",
+    "disturbed",
+)
+"""What is kept of each model."""
 PREDICT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -37,12 +52,6 @@ for path in sys.argv[3:]:
     assert list(model.predict(rows)) == one, path
 print("ok", len(sys.argv) - 3)
 """
-
-
-def read(path: Path) -> Any:
-    import pandas as pd
-
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
 
 
 def plain_lightgbm(train: Path, test: Path, target: str, task: str) -> tuple[Any, Any, Any]:
@@ -93,88 +102,59 @@ def compare(found: dict[str, Any], run: Path, test: Path, target: str, plain: tu
     return {"plain_lightgbm": float(base.mean()), **rows}
 
 
-def one(data: Path, entry: dict[str, Any], budget: float, runtime_python: str | None, workdir: Path) -> dict[str, Any]:
-    source = data / entry["file"]
-    target, task = entry["target"], entry["task"]
-    here = Path(__file__).parent
-    subprocess.run(
-        [sys.executable, here / "split.py", source, "--target", target, "--task", task, "--out", workdir],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    train, test = sorted(workdir.glob("train*"))[0], sorted(workdir.glob("test*"))[0]
-    run = workdir / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "automl",
-        "fit",
-        str(train),
-        "--test",
-        str(test),
-        "--target",
-        target,
-        "--budget",
-        str(budget),
-        "--out",
-        str(run),
-        "--json",
-        "--quiet",
-    ]
+def fit(train: Path, test: Path, entry: dict[str, Any], budget: float, run: Path) -> tuple[Any, float]:
+    """(the finished process of `automl fit`, its wall seconds)."""
+    command = [sys.executable, "-m", "automl", "fit", str(train), "--test", str(test), "--target", entry["target"]]
+    command += ["--budget", str(budget), "--out", str(run), "--json", "--quiet"]
+    here = Path(__file__).parent.parent
     start = time.monotonic()
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=here.parent, env={**os.environ, "PYTHONPATH": str(here.parent)}
+        command, capture_output=True, text=True, cwd=here, env={**os.environ, "PYTHONPATH": str(here)}
     )
-    wall = time.monotonic() - start
+    return done, time.monotonic() - start
+
+
+def predicts_alone(python: str, artifacts: list[str], rows: Any, workdir: Path) -> str:
+    """ "ok" and how many artifacts predict the rows in that interpreter, or how the attempt ended."""
+    (workdir / "rows.json").write_text(rows.to_json(orient="records"))
+    command = [python, "-I", "-c", PREDICT, str(Path(__file__).parent.parent), str(workdir / "rows.json"), *artifacts]
+    check = subprocess.run(command, capture_output=True, text=True)
+    return check.stdout.strip() or check.stderr.strip()[-300:]
+
+
+def one(data: Path, entry: dict[str, Any], budget: float, runtime_python: str | None, workdir: Path) -> dict[str, Any]:
+    target, task = entry["target"], entry["task"]
+    train, test = split(data / entry["file"], target, task, workdir)
+    run = workdir / "run"
+    done, wall = fit(train, test, entry, budget, run)
     if done.returncode != 0:
         return {"name": entry["name"], "exit": done.returncode, "wall": wall, "stderr": done.stderr[-2000:]}
     found = json.loads(done.stdout)
+    models = found["models"]
     row = {
         "name": entry["name"],
         "budget": budget,
         "wall": round(wall, 2),
         "over": round(wall - budget, 2),
         "trials": found["trials"],
-        "models": len(found["models"]),
-        "families": sorted({m["family"] for m in found["models"]}),
-        "first_score": found["models"][0]["score"],
-        "first_test_score": found["models"][0]["test_score"],
-        "best_test_score": max(found["models"], key=lambda m: -m["test_error"])["test_score"],
+        "models": len(models),
+        "families": sorted({m["family"] for m in models}),
+        "first_score": models[0]["score"],
+        "first_test_score": models[0]["test_score"],
+        "best_test_score": max(models, key=lambda m: -m["test_error"])["test_score"],
         **compare(found, run, test, target, plain_lightgbm(train, test, target, task)),
-        "fastest_p50_us": round(1e6 * min(m["latency_p50_seconds"] for m in found["models"]), 1),
-        "inside_interval": [m["score_low"] <= m["test_score"] <= m["score_high"] for m in found["models"]],
+        "fastest_p50_us": round(1e6 * min(m["latency_p50_seconds"] for m in models), 1),
+        "inside_interval": [m["score_low"] <= m["test_score"] <= m["score_high"] for m in models],
     }
-    fast = [m["test_score"] for m in found["models"] if m["latency_p50_seconds"] < 1e-4]
+    fast = [m["test_score"] for m in models if m["latency_p50_seconds"] < 1e-4]
     row["best_test_score_under_100us"] = (
         (max if task != "multiclass" and task != "regression" else min)(fast) if fast else None
     )
     if runtime_python:
-        (workdir / "rows.json").write_text(read(test).drop(columns=[target]).head(20).to_json(orient="records"))
-        artifacts = [str(run / m["artifact"]) for m in found["models"]]
-        check = subprocess.run(
-            [runtime_python, "-I", "-c", PREDICT, str(here.parent), str(workdir / "rows.json"), *artifacts],
-            capture_output=True,
-            text=True,
-        )
-        row["runtime_only"] = check.stdout.strip() or check.stderr.strip()[-300:]
-    row["detail"] = [
-        {
-            k: m[k]
-            for k in (
-                "id",
-                "family",
-                "score",
-                "test_score",
-                "latency_p50_seconds",
-                "size_bytes",
-                "training_seconds",
-                "model_memory_bytes",
-                "rows",
-                "disturbed",
-            )
-        }
-        for m in found["models"]
-    ]
+        artifacts = [str(run / m["artifact"]) for m in models]
+        rows = read(test).drop(columns=[target]).head(20)
+        row["runtime_only"] = predicts_alone(runtime_python, artifacts, rows, workdir)
+    row["detail"] = [{name: m[name] for name in DETAIL} for m in models]
     return row
 
 
@@ -187,13 +167,7 @@ def main() -> None:
     parser.add_argument("--runtime-python")
     parser.add_argument("--keep", type=Path, help="keep the run folders here")
     arguments = parser.parse_args()
-    listed = json.loads((arguments.data / "datasets.json").read_text())
-    entries = (
-        listed if isinstance(listed, list) else listed.get("datasets", [{"name": k, **v} for k, v in listed.items()])
-    )
-    for entry in entries:
-        if arguments.names and entry["name"] not in arguments.names:
-            continue
+    for entry in listed(arguments.data, arguments.names):
         with tempfile.TemporaryDirectory() as temporary:
             workdir = Path(temporary)
             if arguments.keep:

@@ -62,6 +62,8 @@ class Family(ABC):
     tasks: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "regression"})
     needs: ClassVar[str | None] = None
     """The module that must be importable ("torch"), if the family needs an extra; the extra has the same name."""
+    optional: ClassVar[bool] = False
+    """Whether it is searched only where what it needs happens to be installed, and a run without it says nothing."""
     sparse: ClassVar[bool] = True
     """Whether `fit` takes CSR matrices; otherwise a sparse table is reduced (SVD) or made dense before it."""
     merges_duplicates: ClassVar[bool] = False
@@ -101,14 +103,18 @@ class Family(ABC):
         space = self.space(facts)
         found = {name: nearest(space[name], value) for name, value in point.items() if name in space}
         if self.iterations in found and math.isfinite(facts.budget_seconds):
-            one, more = (
-                sum(self.cost({**found, self.iterations: n}, facts.rows, facts.columns, facts.classes).values())
-                for n in (1, 101)
-            )
-            affordable = facts.budget_seconds / 10 / (self.seconds_per_unit * (more - one) / 100)
             count = float(found[self.iterations])
-            found[self.iterations] = nearest(space[self.iterations], min(count, max(count / 6, affordable)))
+            cut = min(count, max(count / 6, self.affordable(found, facts)))
+            found[self.iterations] = nearest(space[self.iterations], cut)
         return found
+
+    def affordable(self, params: Params, facts: Facts) -> float:
+        """How many `iterations` of a model with these hyperparameters a tenth of the budget affords, by the prior of its cost."""
+        one, more = (
+            sum(self.cost({**params, str(self.iterations): n}, facts.rows, facts.columns, facts.classes).values())
+            for n in (1, 101)
+        )
+        return facts.budget_seconds / 10 / (self.seconds_per_unit * (more - one) / 100)
 
     def reference(self, facts: Facts) -> dict[str, Value] | None:
         """The point that a user would take without a search, if the family is a usual first choice; None otherwise.
@@ -125,6 +131,13 @@ class Family(ABC):
         The sum is the prior of the time law; each term's coefficient is fitted by `search.cost`. Example: `{"1": T, "n d": T*n*d}`.
         """
 
+    def capacity(self, params: Params, rows: int) -> float:
+        """How large the model fitted on `rows` rows is, in leaves, kept rows or the like: what its bytes grow with.
+
+        1 where its size doesn't depend on the rows.
+        """
+        return 1.0
+
     seconds_per_unit: ClassVar[float] = 1e-8
     """Prior CPU seconds per unit of the summed `cost` terms, replaced by what the run measures."""
 
@@ -140,6 +153,17 @@ class Family(ABC):
         Families that stop early return the number of iterations found, times rows_ratio**0.3 (a rule of thumb: more rows carry some more iterations).
         """
         return dict(params)
+
+    def prefixes(self, model: Any) -> Sequence[float]:
+        """The shares of the fitted model's trees that are worth deploying as models of their own, the largest first.
+
+        A family that has any builds estimators that are `prefix.Staged`, and has `shortened`.
+        """
+        return ()
+
+    def shortened(self, params: Params, share: float) -> dict[str, Value]:
+        """The parameters of a fit that ends with this share of the trees, which are the first trees of the whole fit."""
+        raise NotImplementedError(f"the family {self.name} has prefixes, but does not say how to fit one alone")
 
     @abstractmethod
     def to_onnx(self, model: Any, graph: Graph, x: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from . import select
 from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
-from .runtime import RowEncoder
+from .prefix import count
 from .space import Value
 from .table import merge_duplicates
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 RANKING_ROWS = 5000
 """Feature rankings are made on at most this many training rows."""
 PROOF_ROWS = 1000
+PROOF_CELLS = 5_000_000
+"""So many encoded cells are proved at a time."""
 DENSE_CELLS = 50_000_000
 """A sparse encoding is made dense, for families that need it, up to this many cells."""
 
@@ -129,14 +132,37 @@ class Pipeline:
 
     def predict(self, table: Table, rows: NDArray[np.int64], block: int = 50_000) -> NDArray[np.float64]:
         """(n, K) class probabilities or (n,) values for rows of the table, block by block so that memory stays bounded."""
-        parts = [
-            self._native(self._prepare(self.encoder.transform(table, rows[i : i + block])))
-            for i in range(0, len(rows), block)
-        ]
+        return self.predict_staged(table, rows, (), block)[0]
+
+    def predict_staged(
+        self, table: Table, rows: NDArray[np.int64], shares: Sequence[float], block: int = 50_000
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        """`predict`, and for each of these `shares` of the trees, the largest first, what `Staged.staged` says of the prefix."""
+        counts = [count(share, self.model.length) for share in shares]
+        ascending = sorted(set(counts))
+        parts: list[NDArray[Any]] = []
+        staged: list[list[NDArray[np.float64]]] = [[] for _ in shares]
+        for i in range(0, len(rows), block):
+            X = self._prepare(self.encoder.transform(table, rows[i : i + block]))
+            parts.append(self._native(X))
+            if counts:
+                found = dict(zip(ascending, self.model.staged(X, ascending), strict=True))
+                for kept, number in zip(staged, counts, strict=True):
+                    kept.append(found[number])
         if not parts:
             shape = (0,) if self.task.kind == "regression" else (0, len(self.task.classes))
-            return np.empty(shape)
-        return np.concatenate(parts).astype(np.float64)
+            return np.empty(shape), [np.empty((0, 1)) for _ in shares]
+        return np.concatenate(parts).astype(np.float64), [np.concatenate(kept) for kept in staged]
+
+    def prefixes(self) -> Sequence[float]:
+        """The shares of the fitted model's trees that are worth deploying alone."""
+        return self.family.prefixes(self.model)
+
+    def first(self, share: float, rescale: float) -> Pipeline:
+        """The fitted pipeline with this share of its model's trees, rescaled; it shares the rest with the whole."""
+        shorter = copy.copy(self)
+        shorter.model = self.model.first(count(share, self.model.length), rescale)
+        return shorter
 
     def refit_params(self, rows_ratio: float) -> dict[str, Value]:
         return self.family.refit_params(self.params, self.model, rows_ratio)
@@ -164,11 +190,10 @@ class Pipeline:
     def _prove(self, model: bytes, table: Table, rows: NDArray[np.int64]) -> Proof:
         from .graph import session
 
-        X = self._proof_matrix(table, rows)
-        run, step = session(model), max(1, 20_000_000 // max(1, X.shape[1]))
+        run, count = session(model), 0
         worst, ties, scale = 0.0, 0, float(np.std(table.y)) if self.task.kind == "regression" else 1.0
-        for i in range(0, len(X), step):
-            part = X[i : i + step]
+        for part in self._proof_blocks(table, rows):
+            count += len(part)
             native = self._native(self._prepare_dense(part))
             found = np.asarray(run.run(None, {"x": part})[0])
             if self.task.kind == "binary":
@@ -187,28 +212,33 @@ class Pipeline:
             raise ArtifactError(
                 f"the exported graph of {self.family.name} differs from the model by {worst:.2g}, allowed is 1e-05 (relative to max(1, |value|)): refused"
             )
-        return Proof(len(X), worst, ties)
+        return Proof(count, worst, ties)
 
     def _prepare_dense(self, X: NDArray[np.float32]) -> Any:
         return X if self.reduction is None else self.reduction.transform(X)
 
-    def _proof_matrix(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """At least 1,000 encoded rows; in one cell of eight the column is missing, in another it is unseen."""
+    def _proof_blocks(self, table: Table, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """At least 1,000 encoded rows, `PROOF_CELLS` at a time; in one cell of eight the column is missing, in another unseen."""
         rng = np.random.default_rng(self.seed)
-        some = rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS)
-        X = self.encoder.transform(table, np.sort(some))
-        dense = np.array(X if isinstance(X, np.ndarray) else X.toarray(), np.float32, order="C")
+        some = np.sort(rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS))
         missing, unseen = self._corrupt_rows(table)
-        sources = np.asarray(self.encoder.sources, np.int64)
-        draw = rng.random((len(dense), len(table.columns)))[:, sources]
-        dense = np.where(draw < 0.125, missing, np.where(draw > 0.875, unseen, dense))
-        return np.ascontiguousarray(dense, np.float32)
+        used, source = np.unique(np.asarray(self.encoder.sources, np.int64), return_inverse=True)
+        step = max(1, PROOF_CELLS // max(1, self.encoder.width))
+        for first in range(0, len(some), step):
+            distinct, place = np.unique(some[first : first + step], return_inverse=True)
+            X = self.encoder.transform(table, distinct)
+            dense = (X if isinstance(X, np.ndarray) else X.toarray())[place]
+            draw = rng.integers(0, 8, (len(dense), len(used)), np.uint8)[:, source]
+            np.copyto(dense, missing, where=draw == 0)
+            np.copyto(dense, unseen, where=draw == 7)
+            yield dense
 
     def _corrupt_rows(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
-        encoder = RowEncoder(self.encoder.tables)
+        encoder = self.encoder.rows
         odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
-        rows = [{c.name: None for c in table.columns}, {c.name: odd.get(c.kind) for c in table.columns}]
+        used = [table.columns[i] for i in set(self.encoder.sources)]
+        rows = [{c.name: None for c in used}, {c.name: odd.get(c.kind) for c in used}]
         missing, unseen = (np.array(encoder.transform_row(row), np.float32).reshape(1, -1) for row in rows)
         return missing, unseen
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ FORMAT = 1
 """Of a saved table. A run's tables live as long as the run: a change of this number makes `open` refuse older ones."""
 SAMPLE_ROWS = 2000
 """Raw text is kept of so many rows, for the records that latency is measured on."""
+UNUSED = "unused"
+"""The kind, in a schema, of an input that the table dropped: it only takes its place in rows given by position."""
 _ID_NAME = re.compile(
     r"(?i:^unnamed: ?\d+$|^index$|^row[ _.-]?(id|no|nr|num|number|index)?$|(^|[ _.-])(id|uuid|guid)$)|[a-z]I[dD]$"
 )
@@ -161,6 +164,21 @@ class Table:
         if self.weights is not None:
             digest.update(_bytes_of(self.weights))
         return digest.hexdigest()
+
+    @cached_property
+    def schema(self) -> tuple[list[list[Any]], list[int]]:
+        """All inputs in the order given, [name, kind] (and the names of a sparse block), and where each column is among them."""
+        by_name = {column.name: column for column in self.columns}
+        inside = {name for column in self.columns if column.kind == "sparse" for name in column.names}
+        given = [name for name in self.inputs if name in by_name or name not in inside]
+        names = list(dict.fromkeys([*given, *by_name]))
+        places = {name: i for i, name in enumerate(names)}
+        schema: list[list[Any]] = []
+        for name in names:
+            column = by_name.get(name)
+            block = [list(column.names)] if column is not None and column.kind == "sparse" else []
+            schema.append([name, UNUSED if column is None else column.kind, *block])
+        return schema, [places[column.name] for column in self.columns]
 
     def facts(self, rows: int | None = None, budget: float = math.inf) -> Facts:
         """What a family may know before fitting; `rows` where fewer than all are trained on."""

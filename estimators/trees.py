@@ -26,7 +26,7 @@ class Trees:
     `left`, `right`: the child's number within its tree, a split where 0 or more, else leaf -1 - number; the root is split 0.
     A row goes left where `x[feature] <= threshold` (float64), where x is missing and `missing_left`, or, where `counts` is
     not 0, where x is one of the split's `counts` category codes (`members`, one split's after another; anything else,
-    missing and unknown codes included, goes right).
+    unknown codes included, goes right).
     `values` (leaves, k) is what a leaf adds: with `targets` (leaves,) its one value (k = 1) to that target, otherwise value
     j to target j.
     """

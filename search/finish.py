@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from automl.estimators.hardware import Hardware
 
 from .fitting import Job, Result, error_of, fit_here, fits_here, supervise
+from .forecast import run_kappa
 from .front import noise, nondominated, thin
+from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
 from .plan import Plan
@@ -31,6 +33,8 @@ MOST_ACCURATE = 50
 """Beside the exact front, so many of the most accurate are compared with their noise for the finalists."""
 REFIT_SHARE = 0.2
 """At most this share of a wall budget is kept back for the fits on all rows."""
+EXPORT_SECONDS = 0.05
+"""What an artifact costs beside the fit: its graph, written and proven."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Finalist:
     measurement: Measurement
     artifact: Path
     proof: dict[str, float] = field(default_factory=dict)
+    laws: dict[str, Any] = field(default_factory=dict)
 
 
 class Finish:
@@ -50,6 +55,7 @@ class Finish:
     def __init__(self, study: Study, *, extra_seconds: float = 0.0) -> None:
         self.study = study
         self.extra_seconds = extra_seconds
+        self.growth = Growing(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._due = 0.0
 
@@ -76,8 +82,9 @@ class Finish:
             return 0.0
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
-            fits = sum(self._predict(t) for t in self.finalists())
-            self._cached = (len(self.study.trials), min(1.15 * fits, REFIT_SHARE * self.budget))
+            finalists = self.finalists()
+            fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
+            self._cached = (len(self.study.trials), fits + self.growth.seconds(finalists))
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
         return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
@@ -100,8 +107,9 @@ class Finish:
         chosen = thin(values[kept], self.most(), objectives)
         picked = [kept[i] for i in chosen]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        for i in range(len(done)):  # the three most accurate and a short front's runners-up are finished as well
-            if i not in picked and (i < 3 or len(picked) < 6) and len(picked) < self.most():
+        whole = [i for i, t in enumerate(done) if t.plan.prefix == 1.0]
+        for i in whole:  # the three most accurate and a short front's runners-up are finished as well
+            if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
         return [done[i] for i in sorted(picked)]
 
@@ -112,8 +120,11 @@ class Finish:
         study = self.study
         # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
         finalists = self.finalists()
-        fitted = (self._fit(trial) for trial in finalists[:1] + sorted(finalists[1:], key=self._predict))
-        models = [model for model in fitted if model is not None]
+        study.tell_listener("laws")
+        self.growth.measure(finalists)
+        fits = groups(finalists)
+        fits[1:] = sorted(fits[1:], key=self._predict)
+        models = [model for group in fits for model in self._fit(group)]
         if not models:
             return []
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
@@ -128,7 +139,10 @@ class Finish:
                 log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
-        return self._front(measured)
+        kappa = run_kappa(study.trials)
+        return [
+            replace(m, laws=self.growth.laws(m.trial, self._final_plan(m.trial), kappa)) for m in self._front(measured)
+        ]
 
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use."""
@@ -138,73 +152,98 @@ class Finish:
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
 
+    def _together(self, group: list[Trial]) -> list[Plan]:
+        """The final plans of a model and its prefixes as parts of one fit, which is no longer than the longest of them."""
+        plans, longest = [self._final_plan(t) for t in group], max(t.plan.prefix for t in group)
+        if longest == 1.0:
+            return plans
+        family = self.study.setting.families[plans[0].family]
+        params = tuple(sorted(family.shortened(dict(plans[0].params), longest).items()))
+        return [replace(plan, params=params, prefix=plan.prefix / longest) for plan in plans]
+
     def _all_rows(self) -> int:
         split = self.study.setting.split
         return len(split.train) + len(split.validation) + len(split.holdout)
 
-    def _predict(self, trial: Trial) -> float:
-        """Seconds of the fit on all rows: the trial's own, scaled by the prior's ratio, and what a process costs."""
-        study, plan = self.study, self._final_plan(trial)
-        family = study.setting.families[plan.family]
+    def _predict(self, group: list[Trial]) -> float:
+        """Seconds of one fit on all rows: the trial's own, scaled by the prior's ratio, and what a process and exports cost."""
+        study, trial = self.study, max(group, key=lambda t: t.plan.prefix)
+        plan, family = self._final_plan(trial), study.setting.families[trial.plan.family]
         before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
-        return (trial.measurement.training_seconds or 0.1) * after / before + 0.15
+        return (trial.measurement.training_seconds or 0.1) * after / before + 0.1 + EXPORT_SECONDS * len(group)
 
-    def _as_trained(self, trial: Trial) -> Finalist | None:
-        """The model as its trial left it; None where its artifact is gone, as that of an earlier process may be."""
-        folder = self.study.folder(trial)
-        return Finalist(trial, trial.plan, trial.measurement, folder) if (folder / "manifest.json").exists() else None
+    def _as_trained(self, group: list[Trial]) -> list[Finalist]:
+        """The model as its trial left it; none where its artifact is gone, as that of an earlier process may be.
 
-    def _fit(self, trial: Trial) -> Finalist | None:
-        """The finalist fitted on all rows, or as its trial left it where there is no time for that, or it is interrupted."""
-        study, setting, plan = self.study, self.study.setting, self._final_plan(trial)
+        Its prefixes have no artifacts before the fit on all rows: the whole model stands for them.
+        """
+        number = fit_of(group[0])
+        for trial in group:
+            if trial.number != number:
+                log.info(
+                    "trial %d, a prefix of trial %d, is left out: there is no fit on all rows", trial.number, number
+                )
+        whole = next(t for t in self.study.trials if t.number == number)
+        folder = self.study.folder(whole)
+        return [Finalist(whole, whole.plan, whole.measurement, folder)] if (folder / "manifest.json").exists() else []
+
+    def _fit(self, group: list[Trial]) -> list[Finalist]:
+        """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted."""
+        study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
-        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(trial) > room):
-            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", trial.number, trial.rows)
-            return self._as_trained(trial)
-        folder = setting.data / "final" / f"t{trial.number:04d}"
-        family = setting.families[plan.family]
+        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
+            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
+            return self._as_trained(group)
+        folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
+        plans, family = self._together(group), setting.families[trial.plan.family]
         job = Job(
-            plan,
+            plans[0],
             family,
             setting.metric,
             setting.data,
-            folder,
+            folders[0],
             self._all_rows(),
             setting.seed,
             final=True,
             merge=setting.merge,
+            others=tuple(zip(plans[1:], folders[1:], strict=True)),
         )
         study.tell_listener("finishing")
-        outcome = self._run(job, room, trial)
+        outcome = self._run(job, room, group)
         if study.interrupted and outcome.status != "completed":
             log.warning("interrupted: the front is finished with what there is")
-            return self._as_trained(trial)
+            return self._as_trained(group)
         if outcome.status != "completed":
             log.warning(
                 "trial %d is kept as fitted on %d rows: its fit on all rows ended as %s, %s",
-                trial.number,
+                fit_of(trial),
                 trial.rows,
                 outcome.status,
                 outcome.reason,
             )
-            return self._as_trained(trial)
+            return self._as_trained(group)
         result: Result = outcome.value
         log.debug(
             "final fit of trial %d %s: predicted %.2f s, took %.2f s",
-            trial.number,
-            plan.family,
-            self._predict(trial),
+            fit_of(trial),
+            trial.plan.family,
+            self._predict(group),
             outcome.wall_seconds,
         )
-        return Finalist(trial, plan, result.measurement, folder, result.proof)
+        made = {plans[0]: result, **dict(result.prefixes)}
+        return [
+            Finalist(t, self._final_plan(t), made[plan].measurement, place, made[plan].proof)
+            for t, plan, place in zip(group, plans, folders, strict=True)
+            if plan in made
+        ]
 
-    def _run(self, job: Job, room: float, trial: Trial) -> Outcome:
+    def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
         """The final fit, alone on the machine: it may have the memory of all the trials that ran at a time."""
         setting, family = self.study.setting, job.family
         if setting.in_process and fits_here(family):
             return fit_here(job)
-        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(trial) + 1.0))
+        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(group) + 1.0))
         each = setting.limits.memory_bytes
         server = "torch" if family.needs == "torch" else "core"
         return supervise(job, wall, None if each is None else each * setting.slots, server, self.study.cancel)
@@ -278,6 +317,19 @@ class Finish:
             ):
                 mask[i] = True
         return [m for m, keep in zip(models, mask, strict=True) if keep]
+
+
+def groups(trials: list[Trial]) -> list[list[Trial]]:
+    """The trials that one fit makes together, a model and its prefixes, in the order of their first ones."""
+    found: dict[int, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(fit_of(trial), []).append(trial)
+    return list(found.values())
+
+
+def fit_of(trial: Trial) -> int:
+    """The number of the trial whose fit made it: its own, or that of the whole model of a prefix."""
+    return trial.number if trial.parent is None else trial.parent
 
 
 def exact_front(values: NDArray[np.float64]) -> list[int]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from automl.estimators.errors import DataError
+from automl.estimators.errors import ArtifactError, DataError
 from automl.estimators.family import Family
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.space import Value
@@ -25,6 +25,7 @@ from .interrupt import Cancel
 from .measure import MemoryPeak, quick_measure
 from .metric import Metric
 from .plan import Plan
+from .prefixes import Prefixes, expected
 from .split import Split
 from .trial import Measurement
 from .worker import Outcome, run_isolated
@@ -40,6 +41,7 @@ class Job:
     """One fit to make: a plan at `rows` rows of the table in `data`, its artifact to be written to `folder`.
 
     `final` fits on every row, without validation. `merge` says whether duplicate rows may be merged into weights.
+    `others` are exported from the same final fit: plans that differ from `plan` in their prefix alone, with their folders.
     """
 
     plan: Plan
@@ -51,17 +53,23 @@ class Job:
     seed: int
     final: bool = False
     merge: bool = False
+    others: tuple[tuple[Plan, Path], ...] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job brings back. `validation` and `holdout` are influences: one per row, their mean is the error."""
+    """What a job brings back. `validation` and `holdout` are influences: one per row, their mean is the error.
+
+    `prefixes` are the models that came with the fit: of a trial the prefixes worth a look, not exported and with expected
+    costs; of a final fit the job's `others` that were exported.
+    """
 
     measurement: Measurement
     validation: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     holdout: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     refit: dict[str, Value] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
+    prefixes: tuple[tuple[Plan, Result], ...] = ()
 
 
 @dataclass
@@ -107,6 +115,8 @@ def fit_job(job: Job) -> Result:
     """Fits, predicts, measures and exports. Runs in the trial's own process."""
     from threadpoolctl import threadpool_limits
 
+    if job.family.needs is not None:
+        import_module(job.family.needs)  # no fit is charged for it
     with threadpool_limits(job.plan.hardware.threads):
         table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
         touch(table)
@@ -119,28 +129,20 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     shape = (len(scored),) if task == "regression" else (len(scored), len(table.task.classes))
     prediction = np.empty(shape)
     refits: list[dict[str, Value]] = []
+    prefixes = Prefixes(len(scored))
     for train, places in _parts(split, job.rows):
         pipeline = _pipeline(job)
         with meter.fit():
             pipeline.fit(table, train, merge=job.merge)
-        prediction[places] = pipeline.predict(table, scored[places])
+        prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
     fits = len(refits)
     y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
     cut = len(split.validation) if not split.cross_validated else len(scored)
-    validation = job.metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut])
-    holdout = np.empty(0, np.float32)
-    if cut < len(scored):
-        holdout = _holdout(job.metric, y[cut:], prediction[cut:], None if weights is None else weights[cut:])
-    error, sd = error_of(validation)
-    if not np.isfinite(error):
-        raise ValueError(
-            f"the metric {job.metric.name} of its predictions is {error}: the model predicts values that are not finite"
-        )
+    whole = _scored(job.metric, Measurement(), y, prediction, weights, cut)
     size, proof = pipeline.export(job.folder, table, train)
-    measured = Measurement(
-        error=error,
-        error_sd=sd,
+    measured = replace(
+        whole.measurement,
         training_seconds=meter.wall / fits,
         training_cpu_seconds=meter.cpu / fits,
         training_memory_bytes=meter.peak,
@@ -148,7 +150,38 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         rows=len(train),
         columns=pipeline.columns,
     )
-    return Result(_quick(job, measured), validation.astype(np.float32), holdout, _merge_refits(refits), proof.as_dict())
+    rows = pickle.loads((job.data / "rows.pickle").read_bytes())
+    measured = _quick(job, measured, rows)
+    manifest = (job.folder / "manifest.json").stat().st_size
+    found = []
+    for share, factor, predicted in prefixes.candidates(task, job.metric, y, weights, cut):
+        costs = expected(measured, share, pipeline, rows, manifest)
+        plan = replace(job.plan, prefix=share, rescale=factor)
+        found.append((plan, _scored(job.metric, costs, y, predicted, weights, cut)))
+    return replace(
+        whole, measurement=measured, refit=_merge_refits(refits), proof=proof.as_dict(), prefixes=tuple(found)
+    )
+
+
+def _scored(
+    metric: Metric,
+    measured: Measurement,
+    y: NDArray[Any],
+    prediction: NDArray[Any],
+    weights: NDArray[Any] | None,
+    cut: int,
+) -> Result:
+    """The result of a prediction of all rows scored, of which the first `cut` steer the search."""
+    validation = metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut])
+    holdout = np.empty(0, np.float32)
+    if cut < len(y):
+        holdout = _holdout(metric, y[cut:], prediction[cut:], None if weights is None else weights[cut:])
+    error, sd = error_of(validation)
+    if not np.isfinite(error):
+        raise ValueError(
+            f"the metric {metric.name} of its predictions is {error}: the model predicts values that are not finite"
+        )
+    return Result(replace(measured, error=error, error_sd=sd), validation.astype(np.float32), holdout)
 
 
 def _holdout(metric: Metric, y: NDArray[Any], prediction: NDArray[Any], weights: NDArray[Any] | None) -> Influence:
@@ -165,9 +198,9 @@ def _parts(split: Split, rows: int) -> Iterator[tuple[NDArray[np.int64], slice]]
     if not split.folds:
         yield split.train[:rows], slice(None)
         return
-    begin = 0
+    begin, share = 0, rows / split.rungs()[-1]
     for train, validation in split.folds:
-        yield train, slice(begin, begin + len(validation))
+        yield train[: max(1, round(share * len(train)))], slice(begin, begin + len(validation))
         begin += len(validation)
 
 
@@ -188,21 +221,30 @@ def _final(job: Job, table: Table, split: Split) -> Result:
     rows = np.concatenate([split.train, split.validation, split.holdout])
     with meter.fit():
         pipeline.fit(table, rows, merge=job.merge)
-    size, proof = pipeline.export(job.folder, table, rows)
     measured = Measurement(
         training_seconds=meter.wall,
         training_cpu_seconds=meter.cpu,
         training_memory_bytes=meter.peak,
-        size_bytes=size,
         rows=len(rows),
         columns=pipeline.columns,
     )
-    return Result(measured, proof=proof.as_dict())
+
+    def exported(plan: Plan, folder: Path) -> Result:
+        deployed = pipeline if plan.prefix == plan.rescale == 1.0 else pipeline.first(plan.prefix, plan.rescale)
+        size, proof = deployed.export(folder, table, rows)
+        return Result(replace(measured, size_bytes=size), proof=proof.as_dict())
+
+    first, others = exported(job.plan, job.folder), []
+    for plan, folder in job.others:
+        try:
+            others.append((plan, exported(plan, folder)))
+        except ArtifactError as problem:  # what else the fit gave is good all the same
+            log.warning("the first %.2g of the trees of %s are left out: %s", plan.prefix, plan.family, problem)
+    return replace(first, prefixes=tuple(others))
 
 
-def _quick(job: Job, measured: Measurement) -> Measurement:
+def _quick(job: Job, measured: Measurement, rows: list[dict[str, Any]]) -> Measurement:
     """The measurement with a quick look at the artifact as deployed, in this process: at most 50 ms of calls."""
-    rows = json.loads((job.data / "rows.json").read_text())
     quick = quick_measure(job.folder, rows, QUICK_SECONDS)
     return replace(
         measured,
@@ -230,7 +272,7 @@ def supervise(
         wall_seconds=wall_seconds,
         memory_bytes=memory_bytes,
         server=server,
-        cleanup=[job.folder],
+        cleanup=[job.folder, *(folder for _, folder in job.others)],
         cancel=cancel,
     )
 

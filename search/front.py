@@ -303,6 +303,7 @@ LIMITS: dict[str, Limit] = {
     "max_memory": Limit("serving_memory_bytes", units.size, units.show_bytes),
     "max_size": Limit("size_bytes", units.size, units.show_bytes),
     "max_training_time": Limit("training_seconds", units.seconds, units.show_seconds),
+    "max_training_memory": Limit("training_memory_bytes", units.size, units.show_bytes),
     "min_score": Limit("score", _read_score, _show_score),
 }
 """Every limit: latencies of one row, memory above a bare interpreter, the artifact's size, the time of one fit on all
@@ -384,12 +385,13 @@ def choose(
     names: Sequence[str] | None = None,
     objectives: Sequence[Objective] = DEFAULT,
     greater_is_better: bool = True,
+    bounds: Sequence[Measurement] | None = None,
 ) -> int:
     """The index of the model to take among those that meet all `limits` (from `parse_limits`).
 
     `prefer` "accuracy" takes the smallest error, "knee" the best compromise over `objectives`, "cheapest_within" the
     smallest `cost` (an objective's name) among those whose error is within `tolerance` (a share of the best one's
-    error). Raises InfeasibleError, naming the nearest models (by `names`) and the one limit to lift and by how much;
+    error). The limits are held against `bounds`, the worse ends of forecasts, where given. Raises InfeasibleError, naming the nearest models (by `names`) and the one limit to lift and by how much;
     UsageError for an unknown `prefer` or `cost`, or a negative tolerance.
     """
     if prefer not in PREFER:
@@ -397,7 +399,7 @@ def choose(
     if not tolerance >= 0:
         raise UsageError(f"tolerance is {tolerance!r}; it is a share of the best error, such as 0.01")
     price = objectives_by_name([cost])[0]
-    violations = [check(m, limits or {}, greater_is_better) for m in measurements]
+    violations = [check(m, limits or {}, greater_is_better) for m in bounds or measurements]
     met = [i for i, found in enumerate(violations) if not found]
     if not met:
         labels = list(names) if names is not None else [f"model {i}" for i in range(len(measurements))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,11 @@ WIDE = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`."""
+    """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`.
+
+    `prefix` is the share of the fitted trees that is deployed, and `rescale`, which the trial learns, what they add is
+    multiplied by. A search proposes whole models only; their prefixes come with them.
+    """
 
     family: str
     params: tuple[tuple[str, Value], ...] = ()
@@ -35,6 +39,8 @@ class Plan:
     fraction: float = 1.0
     reduction: int = 0
     hardware: Hardware = field(default_factory=Hardware)
+    prefix: float = 1.0
+    rescale: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -45,6 +51,8 @@ class Plan:
             "fraction": self.fraction,
             "reduction": self.reduction,
             "hardware": self.hardware.as_dict(),
+            "prefix": self.prefix,
+            "rescale": self.rescale,
         }
 
     @classmethod
@@ -57,12 +65,23 @@ class Plan:
             fraction=data["fraction"],
             reduction=data["reduction"],
             hardware=Hardware(**data["hardware"]),
+            prefix=data.get("prefix", 1.0),
+            rescale=data.get("rescale", 1.0),
         )
+
+    @property
+    def whole(self) -> Plan:
+        """The plan of all the trees; itself if it is no prefix."""
+        return self if self.prefix == self.rescale == 1.0 else replace(self, prefix=1.0, rescale=1.0)
 
     @cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the plan's content: equal plans have equal ids."""
-        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits of what the plan chooses: equal plans have equal ids."""
+        content = self.as_dict()
+        del content["rescale"]  # learned, not chosen: the same prefix on other rows has another
+        if self.prefix == 1.0:  # a whole model's is what it was before there were prefixes
+            del content["prefix"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -78,7 +78,7 @@ def starting_points(
         if family.name in known:
             rest += starts
         else:
-            turns += [(k * len(families) - 0.5, start) for k, start in enumerate(starts)]
+            turns += [((k + 0.5) * len(families), start) for k, start in enumerate(starts)]
     ordered = _alternating([point for _, point in sorted(turns, key=lambda turn: turn[0])])
     ready = [point for point in ordered if seconds(point) <= SHARE * facts.budget_seconds]
     given = {key(point) for point in ready}

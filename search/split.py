@@ -19,6 +19,8 @@ FOLDS = 5
 ETA = 4
 """Rows grow by this factor from rung to rung (Hyperband's usual 3 or 4)."""
 SMALLEST_RUNG = 2000
+LEAST_LAW_ROWS = 30
+"""From fewer rows than these nothing is learned about how a model grows."""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
 LEAST_MINORITY = 20
@@ -75,6 +77,11 @@ class Split:
         while len(self.train) >= 20_000 and rungs[0] // ETA >= SMALLEST_RUNG and len(rungs) < 5:
             rungs.insert(0, rungs[0] // ETA)
         return rungs
+
+    def law_rows(self) -> list[int]:
+        """The row counts that laws are fitted on: a quarter, half and all of the training rows, as far as they are enough."""
+        full = self.rungs()[-1]
+        return [n for n in (full // 4, full // 2) if n >= LEAST_LAW_ROWS] + [full]
 
     def save(self, path: Path) -> None:
         parts: dict[str, Any] = {

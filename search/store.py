@@ -1,6 +1,6 @@
 """The store of a run: one SQLite file that is the truth of it. Acknowledged means on disk.
 
-Format 1 (`meta.format`). To change the format: raise `FORMAT`, add to `UPGRADES` the statements that turn the former
+Format 2 (`meta.format`). To change the format: raise `FORMAT`, add to `UPGRADES` the statements that turn the former
 format into the new one (they run in one transaction when an older file is opened), keep a file of the former format
 in `tests/search/` and a test that opens it. A file of a newer format than this code's is refused.
 
@@ -30,9 +30,9 @@ from .trial import Trial
 
 log = logging.getLogger("automl")
 
-FORMAT = 1
-UPGRADES: dict[int, tuple[str, ...]] = {}
-"""From each former format, the statements that lead to the next."""
+FORMAT = 2
+UPGRADES: dict[int, tuple[str, ...]] = {1: ()}
+"""From each former format, the statements that lead to the next: in format 2 a trial may have a parent, its plan a prefix."""
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -194,7 +194,10 @@ class Store:
             raise sqlite3.DatabaseError("it has no format number")
         if found > FORMAT:
             raise DataError(f"{self.path} has format {found}, this version reads up to {FORMAT}: use a newer automl")
-        for step in range(found, FORMAT):
+        steps = range(found, FORMAT)
+        if self._lock_file is None and not any(UPGRADES[step] for step in steps):
+            return  # opened to be read, and nothing is to be changed first
+        for step in steps:
             with self._writing() as connection:
                 for statement in UPGRADES[step]:
                     connection.execute(statement)

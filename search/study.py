@@ -29,8 +29,9 @@ from automl.estimators.errors import UsageError
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
 
-from .cost import CostModel
+from .cost import OVERHEAD, CostModel
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
+from .forecast import at_rows
 from .front import nondominated_ranks
 from .interrupt import Flag
 from .metric import Metric
@@ -56,8 +57,11 @@ TRIAL_SHARE = 0.35
 """No single trial may be predicted to take more than this share of the time left for searching."""
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
-LEAST_WALL = 0.06
-"""A trial may take this share of the budget before it is killed, however little was predicted."""
+LEAST_WALL, FIRST_WALL = 0.06, 0.3
+"""A trial may take this share of the budget before it is killed, however little was predicted; the second is for our own
+
+simplest families before any trial has completed: what one costs on this machine and table is not known yet.
+"""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Setting:
     start: float
     in_process: bool = False
     device: str = "cpu"
+    target_rows: int | None = None
 
     @property
     def trial_threads(self) -> int:
@@ -148,8 +153,10 @@ class Study:
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
         self.rows: list[dict[str, Any]] = []
+        self._front = np.empty((0, len(setting.objectives)))
         self._pending: dict[Future[Outcome], tuple[Trial, Job]] = {}
         self._refused, self._broken = 0, False
+        self._forecasts: dict[tuple[int, int], Measurement] = {}
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +172,7 @@ class Study:
     def restore(self, trials: Sequence[Trial], losses: Losses) -> None:
         """Continues after `trials` of an earlier process: the strategy is told of each in its order."""
         self.losses = losses
-        tried = [t for t in trials if t.status != "skipped"]
+        tried = [t for t in trials if t.status != "skipped" and t.rung >= 0]
         plans = {t.plan.id for t in tried}
         for trial in trials:
             self.trials.append(trial)
@@ -214,7 +221,7 @@ class Study:
 
     def _used(self) -> int:
         """Trials that count against a budget of trials: all but the skipped ones, and those still running."""
-        return sum(t.status != "skipped" for t in self.trials) + len(self._pending)
+        return sum(t.status != "skipped" for t in self.asked()) + len(self._pending)
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
@@ -261,14 +268,45 @@ class Study:
                     )
                 )
                 continue
+            least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
             wall = (
-                min(max(4 * middle, high, LEAST_WALL * limits.seconds) + 1.0, room)
-                if limits.seconds < math.inf
-                else 3600.0
+                min(max(4 * middle, high, least * limits.seconds) + 1.0, room) if limits.seconds < math.inf else 3600.0
             )
             self._start(pool, trial, max(0.2, wall))
             return True
         return False
+
+    def add_points(self, wanted: Sequence[tuple[Trial, int]], seconds: float) -> None:
+        """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.
+
+        What is predicted not to fit in the time left is left out.
+        """
+        end = time.monotonic() + seconds
+        pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-law")
+        queue = list(wanted)
+        try:
+            while (queue or self._pending) and not (self.interrupted or self._broken) and time.monotonic() < end:
+                while queue and len(self._pending) < self.setting.slots:
+                    trial, rows = queue.pop(0)
+                    left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
+                    if needed <= left:
+                        point = Trial(self._take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
+                        self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
+                self._collect(0.05)
+            self._drain(lambda: math.inf)
+        finally:
+            self.cancel.clear()
+            if self.executor is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def point_seconds(self, trial: Trial, rows: int) -> float:
+        """Predicted wall seconds of a completed trial's plan, whole, on `rows` rows: its own, by the ratio of the cost terms."""
+        family, params = self.setting.families[trial.plan.family], dict(trial.plan.params)
+        ratio = self.cost.units(family, params, trial.plan.whole, rows) / self.cost.units(
+            family, params, trial.plan, trial.rows
+        )
+        fits = self.setting.split.fits()
+        return OVERHEAD + fits * (trial.measurement.training_seconds or 0.1) * ratio
 
     def _last_resort(self, pool: Executor) -> None:
         """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
@@ -358,7 +396,7 @@ class Study:
                 point = asked[0]
             family = self.setting.families[str(point["family"])]
             plan = from_point(point, family, self.setting.facts, self.setting.trial_threads, self.setting.device)
-            known = {t.plan.id: t.number for t in reversed(self.trials) if t.status != "skipped"}
+            known = {t.plan.id: t.number for t in reversed(self.asked()) if t.status != "skipped"}
             if plan.id not in known and plan.id not in {t.plan.id for t, _ in self._pending.values()}:
                 return plan, self.base_rung, point
             same = known.get(plan.id)
@@ -377,7 +415,7 @@ class Study:
         if self.elapsed() < PROMOTE_FROM * self.setting.limits.seconds:
             return None
         for rung in range(len(self.rungs) - 2, self.base_rung - 1, -1):
-            known = [t for t in self.trials if t.plan.family in self.setting.families]
+            known = [t for t in self.asked() if t.plan.family in self.setting.families]
             done = [t for t in known if t.rung == rung and t.status == "completed"]
             if len(done) < ETA:
                 continue
@@ -403,12 +441,15 @@ class Study:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
-        if math.isfinite(self.setting.limits.seconds) or family is None:
+        target = self.setting.target_rows
+        if family is None:
             return measured
-        seconds, size = (
-            self.cost.units(family, dict(trial.plan.params), trial.plan, trial.rows),
-            measured.size_bytes or 0.0,
-        )
+        if target is not None and trial.status == "completed":
+            measured = self._at_target(trial, family, target)
+        if math.isfinite(self.setting.limits.seconds):
+            return measured
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, target or trial.rows)
+        size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(
             measured,
@@ -423,6 +464,15 @@ class Study:
             model_memory_bytes=size,
         )
 
+    def _at_target(self, trial: Trial, family: Family, rows: int) -> Measurement:
+        """The measurement as the laws of the trial's plan forecast it where the model will live."""
+        own = [t for t in self.trials if t.plan.id == trial.plan.id and t.rows <= trial.rows]
+        key = (trial.number, len(own))
+        if key not in self._forecasts:
+            facts = self.setting.facts
+            self._forecasts[key] = at_rows(trial, own, family, rows, facts.columns, facts.classes)
+        return self._forecasts[key]
+
     # -- what has ended -------------------------------------------------------------------------------------------
 
     def _collect(self, seconds: float) -> None:
@@ -436,17 +486,43 @@ class Study:
                 result: Result = outcome.value
                 measurement, refit = result.measurement, tuple(sorted(result.refit.items()))
                 self._keep_losses(trial.number, result)
-            self._end(
-                replace(
-                    trial,
-                    status=outcome.status,
-                    reason=outcome.reason,
-                    measurement=measurement,
-                    refit=refit,
-                    wall_seconds=outcome.wall_seconds,
-                    cpu_seconds=outcome.cpu_seconds,
-                )
+            ended = replace(
+                trial,
+                status=outcome.status,
+                reason=outcome.reason,
+                measurement=measurement,
+                refit=refit,
+                wall_seconds=outcome.wall_seconds,
+                cpu_seconds=outcome.cpu_seconds,
             )
+            self._end(ended)
+            if outcome.status == "completed":
+                self._add_prefixes(ended, outcome.value)
+
+    def _add_prefixes(self, parent: Trial, result: Result) -> None:
+        """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
+        family, params = self.setting.families[parent.plan.family], dict(parent.refit)
+        whole = self.cost.units(family, params, parent.plan, parent.rows)
+        for plan, found in result.prefixes:
+            part, m = self.cost.units(family, params, plan, parent.rows) / whole, found.measurement
+            measurement = replace(
+                m,
+                training_seconds=part * (m.training_seconds or 0.0),
+                training_cpu_seconds=part * (m.training_cpu_seconds or 0.0),
+            )
+            prefix = replace(
+                parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
+            )
+            if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
+                prefix = replace(prefix, number=self._take_number())
+                self._keep_losses(prefix.number, found)
+                self._end(prefix)
+
+    def _enter(self, trial: Trial) -> None:
+        """Puts a completed trial among those that no other is as good as, in the place of those that it beats."""
+        values = np.array(self.values(trial))
+        if not (self._front <= values).all(axis=1).any():
+            self._front = np.vstack([self._front[(self._front < values).any(axis=1)], values])
 
     def _outcome(self, future: Future[Outcome]) -> Outcome:
         """How the trial of a future that is done ended: what an executor does to it is a status as well.
@@ -508,6 +584,10 @@ class Study:
         family = self.setting.families.get(trial.plan.family)
         if family is None:
             return
+        if trial.status == "completed" and trial.rung >= 0:
+            self._enter(trial)
+        if trial.plan.prefix != 1.0:  # no fit of its own
+            return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":
             fit = trial.measurement.training_seconds or 0.0
@@ -518,17 +598,22 @@ class Study:
             values = self.values(trial) if trial.status == "completed" else None
             self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
 
+    def asked(self) -> list[Trial]:
+        """The trials of the search, without those that came with one's fit and the points of laws."""
+        return [t for t in self.trials if t.parent is None and t.rung >= 0]
+
     def best_rung(self) -> list[Trial]:
-        """The completed trials, each plan once, at the largest number of rows it was fitted on."""
+        """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
         latest: dict[str, Trial] = {}
-        for trial in self.trials:
+        for trial in self.asked():
             known = trial.status == "completed" and trial.plan.family in self.setting.families
             if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
                 latest[trial.plan.id] = trial
-        return list(latest.values())
+        whole = {t.number for t in latest.values()}
+        return [*latest.values(), *(t for t in self.trials if t.parent in whole)]
 
     def statuses(self) -> dict[str, int]:
-        counts = Counter(t.status for t in self.trials)
+        counts = Counter(t.status for t in self.asked())
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def tell_listener(self, stage: str) -> None:
@@ -564,7 +649,9 @@ def fits_in(branches: JointSpace, trial: Trial) -> bool:
 
 def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
     """(status, reason, count) of what did not complete, the commonest first."""
-    counts = Counter((t.status, t.reason) for t in trials if t.status != "completed")
+    counts = Counter(
+        (t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None and t.rung >= 0
+    )
     return [(status, reason, count) for (status, reason), count in counts.most_common()]
 
 

@@ -58,7 +58,9 @@ class Measurement:
 class Trial:
     """A plan at `rows` training rows (`rung` counts from 0, the fewest). `reason` says why, where the status isn't completed.
 
-    `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations).
+    `refit` are the hyperparameters for a fit on all rows (early stopping resolved to a number of iterations). `parent` is
+    the number of the trial whose model this is a prefix of: it came with that fit, and its costs are expected ones. A rung
+    of -1 is a point of its plan's laws. Neither counts against a budget of trials, and no strategy is told of it.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Trial:
     point: tuple[tuple[str, Any], ...] = ()
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    parent: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -86,6 +89,7 @@ class Trial:
             "point": dict(self.point),
             "wall_seconds": self.wall_seconds,
             "cpu_seconds": self.cpu_seconds,
+            "parent": self.parent,
         }
 
     @classmethod
@@ -102,4 +106,5 @@ class Trial:
             point=tuple(data["point"].items()),
             wall_seconds=data["wall_seconds"],
             cpu_seconds=data["cpu_seconds"],
+            parent=data.get("parent"),
         )

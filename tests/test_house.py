@@ -19,7 +19,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("estimators", "search", "automl")
 """From the lowest; each may import those before it."""
-HEAVY = ("torch", "lightgbm", "sklearn", "pandas", "optuna", "onnx", "onnxruntime", "scipy", "numpy", "rich")
+HEAVY = (
+    "torch",
+    "lightgbm",
+    "xgboost",
+    "catboost",
+    "interpret",
+    "sklearn",
+    "pandas",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "scipy",
+    "numpy",
+    "rich",
+)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SUITES = {
     "estimators/families": "automl.estimators.families:FAMILIES",

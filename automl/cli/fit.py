@@ -13,7 +13,7 @@ import click
 from automl.estimators.errors import AutoMLError, InfeasibleError, UsageError
 
 from . import show
-from .options import BYTES, NAMES, SECONDS, STARTED, DataFile, Existing, common, limits, within
+from .options import BYTES, NAMES, ROWS, SECONDS, STARTED, DataFile, Existing, common, limits, within
 
 if TYPE_CHECKING:
     from ..front import Front
@@ -31,6 +31,7 @@ Examples:
   automl fit train.csv --target income
   automl fit train.csv --target income --budget 10m --out runs/income --test test.csv
   automl fit train.csv --target price --max-latency 100us --max-memory 60MB
+  automl fit train.csv --target price --target-rows 10M --max-training-time 1h --max-training-memory 16GB
   automl fit train.csv --target price --families linear,lightgbm --metric mae --json > front.json
 """
 
@@ -67,6 +68,12 @@ Examples:
 @click.option("--exclude", type=NAMES, metavar="NAMES", help="All families but these.")
 @click.option(
     "--strategy", type=click.Choice(STRATEGIES), default="auto", show_default=True, help="What chooses the next plan."
+)
+@click.option(
+    "--target-rows",
+    type=ROWS,
+    metavar="N",
+    help="Search for what will be trained on N rows, such as 10M: candidates and limits are judged there.",
 )
 @limits
 @click.option("--sep", metavar="C", help="CSV: the character between cells; `\\t` for a tab.  [default: guessed]")
@@ -133,7 +140,18 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
     from ..api import Budget
 
     time = options["budget"] or (None if options["trials"] else DEFAULT_SECONDS)
-    same = ("target", "task", "groups", "time", "metric", "objectives", "families", "exclude", "strategy")
+    same = (
+        "target",
+        "task",
+        "groups",
+        "time",
+        "metric",
+        "objectives",
+        "families",
+        "exclude",
+        "strategy",
+        "target_rows",
+    )
     return {
         **{name: options[name] for name in same},
         **within(options),
@@ -259,6 +277,8 @@ def show_front(front: Front, run: Path, *, as_json: bool) -> None:
         show.as_json(front.as_dict())
         return
     show.table(front.table())
+    if front.found.get("target_rows"):
+        show.table(front.at(front.found["target_rows"]).table())
     best = front[0].id
     click.echo(
         f"choose one: automl choose {run} --max-latency 1ms; take one: automl export {run} --model {best} -o PATH",

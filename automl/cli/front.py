@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from . import show
-from .options import Existing, common, limits, within
+from .options import ROWS, Existing, common, limits, within
 
 FRONT_HELP = """Show the models of a run, from most accurate to cheapest, as they were measured.
 
 \b
 Examples:
   automl front train-run
+  automl front train-run --at-rows 10M
   automl front train-run --csv > front.csv
   automl front train-run --json | python -m json.tool
 """
@@ -31,12 +32,13 @@ Examples:
 
 @click.command("front", help=FRONT_HELP, short_help="Show the models of a run as they were measured.")
 @click.argument("run", type=Existing())
+@click.option("--at-rows", type=ROWS, metavar="N", help="As the laws forecast them at N training rows, such as 10M.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with the unit in each column's name.")
 @common
-def front(run: Path, *, as_csv: bool, as_json: bool, **options: Any) -> None:
+def front(run: Path, *, at_rows: int | None, as_csv: bool, as_json: bool, **options: Any) -> None:
     from ..front import open_run
 
-    found = open_run(run)
+    found = open_run(run) if at_rows is None else open_run(run).at(at_rows)
     if as_json:
         show.as_json(found.as_dict())
     elif as_csv:
@@ -48,6 +50,7 @@ def front(run: Path, *, as_csv: bool, as_json: bool, **options: Any) -> None:
 @click.command("choose", help=CHOOSE_HELP, short_help="Print the best model within limits.")
 @click.argument("run", type=Existing())
 @limits
+@click.option("--at-rows", type=ROWS, metavar="N", help="Hold the limits against the forecast at N training rows.")
 @click.option(
     "--prefer",
     type=click.Choice(["accuracy", "knee", "cheapest_within"]),
@@ -66,10 +69,12 @@ def front(run: Path, *, as_csv: bool, as_json: bool, **options: Any) -> None:
     "--cost", default="latency", show_default=True, metavar="NAME", help="cheapest_within: the objective to minimise."
 )
 @common
-def choose(run: Path, *, prefer: str, tolerance: float, cost: str, as_json: bool, **options: Any) -> None:
+def choose(
+    run: Path, *, prefer: str, tolerance: float, cost: str, at_rows: int | None, as_json: bool, **options: Any
+) -> None:
     from ..front import open_run
 
-    found = open_run(run)
+    found = open_run(run) if at_rows is None else open_run(run).at(at_rows)
     model = found.choose(**within(options), prefer=prefer, tolerance=tolerance, cost=cost)
     if as_json:
         show.as_json({**model.as_dict(), "path": str(model.path)})

@@ -18,6 +18,7 @@ from .about import families, machine
 from .fit import fit, resume
 from .front import choose, front
 from .options import VERSION
+from .scale import scale
 from .use import export, predict
 
 HELP = """Tabular AutoML that returns the whole Pareto front: deployable models, each measured as it is deployed.
@@ -27,6 +28,7 @@ Examples:
   automl fit train.csv --target income --budget 5m      search, and write ./train-run
   automl front train-run                                the models, from most accurate to cheapest
   automl choose train-run --max-latency 100us           the best model within a limit
+  automl scale train-run --rows 10M                     what they become on more rows
   automl predict train-run new.csv -o predictions.csv
   automl export train-run --model m03 --format onnx -o model.onnx
 
@@ -62,7 +64,7 @@ def cli() -> None:
     return None
 
 
-for _command in (fit, front, choose, predict, export, resume, families, machine):
+for _command in (fit, front, choose, scale, predict, export, resume, families, machine):
     cli.add_command(_command)
 
 

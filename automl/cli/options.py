@@ -42,6 +42,7 @@ class Quantity(Type):
 
 SECONDS = Quantity("time", units.seconds)
 BYTES = Quantity("size", units.size)
+ROWS = Quantity("rows", units.count)
 
 
 class Names(Type):
@@ -120,6 +121,7 @@ def limits(command: Command) -> Command:
         click.option(
             "--min-score", type=float, metavar="X", help="The metric, at least (at most, where lower is better)."
         ),
+        click.option("--max-training-memory", type=BYTES, metavar="SIZE", help="Peak memory of the fit on all rows."),
         click.option("--max-training-time", type=SECONDS, metavar="T", help="Wall time of the fit on all rows."),
         click.option("--max-size", type=BYTES, metavar="SIZE", help="Bytes of the artifact, such as 10MB."),
         click.option("--max-memory", type=BYTES, metavar="SIZE", help="Serving memory above a bare interpreter."),
@@ -130,7 +132,15 @@ def limits(command: Command) -> Command:
     return command
 
 
-LIMITS = ("max_latency", "max_latency_p99", "max_memory", "max_size", "max_training_time", "min_score")
+LIMITS = (
+    "max_latency",
+    "max_latency_p99",
+    "max_memory",
+    "max_size",
+    "max_training_time",
+    "max_training_memory",
+    "min_score",
+)
 
 
 def within(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from ..errors import UsageError
+from ..errors import ResourceError, UsageError
 from ..family import Family
 from .baseline import Baseline
+from .catboost import CatBoost
+from .ebm import EBM
 from .extra_trees import ExtraTrees
 from .forest import Forest
 from .lightgbm import LightGBM
@@ -15,6 +17,7 @@ from .linear import Linear
 from .neighbours import Neighbours
 from .network import Network
 from .tree import Tree
+from .xgboost import XGBoost
 
 FAMILIES: tuple[Family, ...] = (
     Baseline(),
@@ -24,6 +27,9 @@ FAMILIES: tuple[Family, ...] = (
     Forest(),
     ExtraTrees(),
     LightGBM(),
+    XGBoost(),
+    CatBoost(),
+    EBM(),
     Network(),
 )
 
@@ -31,7 +37,8 @@ FAMILIES: tuple[Family, ...] = (
 def by_name(names: Sequence[str | Family] | None = None, exclude: Iterable[str] = ()) -> list[Family]:
     """The families of these names (all where None) but the excluded ones; a `Family` of the user's own stands for itself.
 
-    Raises UsageError for a name that is not known, with the nearest one, and where nothing is left.
+    Raises UsageError for a name that is not known, with the nearest one, and where nothing is left; ResourceError where an
+    optional family is asked for by its name and what it needs is not installed.
     """
     known = {family.name: family for family in FAMILIES}
     wanted = (
@@ -39,6 +46,12 @@ def by_name(names: Sequence[str | Family] | None = None, exclude: Iterable[str] 
         if names is None
         else [name if isinstance(name, Family) else _find(name, known) for name in names]
     )
+    for family in wanted if names is not None else ():
+        if family.optional and not family.available():
+            raise ResourceError(
+                f"family {family.name!r} needs the package {family.needs}, which is not installed: "
+                f'install it with pip install "automl-frontier[{family.needs}]", or leave the family out'
+            )
     known.update({family.name: family for family in wanted})
     out = {_find(name, known).name for name in exclude}
     chosen = list({family.name: family for family in wanted if family.name not in out}.values())

@@ -10,6 +10,7 @@ from ..encoder import View
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
+from ..prefix import count, halves
 from ..space import Choice, Float, Int, Space, Value
 from ..trees import write
 from .tree import SklearnTrees, by_cost, flatten, tree_views
@@ -85,7 +86,7 @@ class Forest(Family):
         p = {**self.defaults, **params}
         trees = float(p["n_estimators"])
         grown = rows * (float(p["max_samples"]) if p["bootstrap"] else 1.0)
-        leaves = min(float(p["max_leaf_nodes"]), 1 + grown / float(p["min_samples_leaf"]))
+        leaves = self.capacity(p, rows) / trees
         tried = max(1.0, float(p["max_features"]) * columns)
         entropy = 1.0 + 0.25 * max(2, classes) if p["criterion"] == "entropy" and classes else 1.0
         visits = trees * grown * (0.5 + tried) * math.log2(1 + leaves) * entropy
@@ -93,6 +94,12 @@ class Forest(Family):
             {"T n d depth log n": 0.55 * visits * math.log2(2 + grown)} if self.sorts else {"T n d depth": 1.3 * visits}
         )
         return {"T": 1.2e5 * trees, **work, "T L": trees * leaves * (60.0 + 5.0 * classes)}
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        grown = rows * (float(p["max_samples"]) if p["bootstrap"] else 1.0)
+        leaves = min(float(p["max_leaf_nodes"]), 1 + grown / float(p["min_samples_leaf"]))
+        return float(p["n_estimators"]) * leaves
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
@@ -103,6 +110,13 @@ class Forest(Family):
         if task == "regression":
             options["criterion"] = "squared_error"
         return SklearnTrees(self.maker + ("Regressor" if task == "regression" else "Classifier"), options, task)
+
+    def prefixes(self, model: SklearnTrees) -> Sequence[float]:
+        return halves(model.length)
+
+    def shortened(self, params: Params, share: float) -> dict[str, Value]:
+        trees = int(params.get("n_estimators", self.defaults["n_estimators"]))
+        return {**params, "n_estimators": count(share, trees)}
 
     def to_onnx(self, model: SklearnTrees, graph: Graph, x: str) -> str:
         trees, constants = flatten(model)

@@ -62,8 +62,11 @@ class Neighbours(Family):
 
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         # the fit keeps rows and measures one distance scale; what costs is predicting, which the trial does as well
-        references = min(rows, int(params.get("references", REFERENCES)))
+        references = self.capacity(params, rows)
         return {"1": 1e6, "n d": float(rows * max(1, columns)), "r d": 500.0 * references * max(1, columns)}
+
+    def capacity(self, params: Params, rows: int) -> float:
+        return float(min(rows, int(params.get("references", REFERENCES))))
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()

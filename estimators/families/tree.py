@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,9 +57,38 @@ class SklearnTrees:
         return found
 
     @property
-    def trees(self) -> list[Any]:
-        """The fitted `sklearn.tree._tree.Tree` of each member."""
-        return [member.tree_ for member in getattr(self.model, "estimators_", [self.model])]
+    def members(self) -> list[Any]:
+        """scikit-learn's fitted trees: those of the forest, or the one that it is."""
+        return list(getattr(self.model, "estimators_", [self.model]))
+
+    @property
+    def length(self) -> int:
+        return len(self.members)
+
+    @property
+    def center(self) -> None:
+        """A forest is a plain average: its first trees are neither bolder nor more timid than all."""
+        return None
+
+    def staged(self, X: Any, counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+        X = _narrow(X)
+        classes = None if self.task == "regression" else self.model.classes_
+        total = np.zeros((X.shape[0], self.classes or 1))
+        for number, member in enumerate(self.members, 1):
+            if classes is None:
+                total[:, 0] += member.predict(X, check_input=False)
+            else:
+                total[:, classes] += member.predict_proba(X, check_input=False)
+            if number in counts:
+                yield total / number + self.shift
+
+    def first(self, count: int, rescale: float) -> SklearnTrees:
+        if rescale != 1.0:
+            raise ValueError(f"a forest's average is not rescaled; got {rescale}")
+        shorter = copy.copy(self)
+        shorter.model = copy.copy(self.model)
+        shorter.model.estimators_, shorter.model.n_estimators = self.members[:count], count
+        return shorter
 
 
 def _narrow(X: Any) -> Any:
@@ -72,11 +102,11 @@ def _narrow(X: Any) -> Any:
 
 def flatten(model: SklearnTrees) -> tuple[Trees, NDArray[np.float64]]:
     """The trees with their leaf values divided by their number, and the constants to add (a regression's mean)."""
-    parts = [_flatten_one(tree) for tree in model.trees]
+    parts = [_flatten_one(member.tree_) for member in model.members]
     sizes, feature, threshold, missing, left, right, values = zip(*parts, strict=True)
     value = np.concatenate(values)
     if model.task == "regression":
-        constants = np.array([float(np.mean([tree.value[0, 0, 0] for tree in model.trees]))])
+        constants = np.array([float(np.mean([member.tree_.value[0, 0, 0] for member in model.members]))])
         value = value - constants
         constants = np.array([constants[0] + model.shift])
     else:
@@ -163,13 +193,17 @@ class Tree(Family):
         )
 
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
-        p = {**self.defaults, **params}
-        leaves = min(float(p["max_leaf_nodes"]), 2.0 ** float(p["max_depth"]), 1 + rows / float(p["min_samples_leaf"]))
+        leaves = self.capacity(params, rows)
         return {
             "1": 1.5e5,
             "n d depth": 0.85 * rows * columns * math.log2(1 + leaves) * math.log2(2 + rows),
             "L": 250.0 * leaves,
         }
+
+    def capacity(self, params: Params, rows: int) -> float:
+        p = {**self.defaults, **params}
+        most = min(float(p["max_leaf_nodes"]), float(2.0 ** float(p["max_depth"])))
+        return min(most, 1 + rows / float(p["min_samples_leaf"]))
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()

@@ -21,6 +21,7 @@ from automl.estimators.families import FAMILIES, by_name
 from automl.estimators.family import Facts, Family
 from automl.estimators.graph import Graph, session
 from automl.estimators.hardware import Hardware
+from automl.estimators.prefix import count, link
 from automl.estimators.space import Choice, Float, Int
 
 ROWS, LEVELS = 400, (3, 40)
@@ -111,7 +112,9 @@ def test_every_family_file_is_listed_once() -> None:
 
 
 def test_listing_families_imports_no_library_of_models() -> None:
-    heavy = "{'sklearn', 'lightgbm', 'torch', 'onnx', 'onnxruntime', 'pandas', 'scipy'}"
+    heavy = (
+        "{'sklearn', 'lightgbm', 'xgboost', 'catboost', 'interpret', 'torch', 'onnx', 'onnxruntime', 'pandas', 'scipy'}"
+    )
     code = f"import sys, automl.estimators.families; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -293,7 +296,7 @@ def test_weights_count(family: Family) -> None:
     if family.name == "network":
         pytest.skip("a short training of a network is too noisy to show it")
     facts = Facts("binary", ROWS, 6, 2, 2)
-    view = family.views(facts)[0]
+    view = ready(family).views(facts)[0]
     X, y, categorical = data(view, "binary")
     means = []
     gentle = (
@@ -314,3 +317,37 @@ def test_refit_parameters_stay_parameters(family: Family) -> None:
     again = family.refit_params(params, model, 1.5)
     assert set(again) <= set(family.space(facts))
     family.build(again, "binary", Hardware(), 0)
+
+
+@pytest.mark.parametrize("family", MEMBERS)
+@pytest.mark.parametrize("task", list(CLASSES))
+def test_a_prefix_is_the_shorter_fit_and_its_graph_predicts_as_it(family: Family, task: str) -> None:
+    model, view, facts = fitted(ready(family), task)
+    shares = family.prefixes(model)
+    if not shares:
+        pytest.skip(f"{family.name} has no prefixes")
+    assert list(shares) == sorted(shares, reverse=True)
+    assert 0 < shares[-1] <= shares[0] < 1
+    X, y, categorical = data(view, task)
+    fresh = data(view, task, rows=200, seed=1)[0]
+    scale = float(np.std(y)) if task == "regression" else 1.0
+    for share in shares:
+        params = family.shortened(family.starts(facts)[0], share)
+        shorter: Any = family.build(params, task, Hardware(), 0, categorical)
+        shorter.fit(X, y)
+        trees = count(share, model.length)
+        assert trees == shorter.length
+        prefix = model.first(trees, 1.0)
+        assert prefix.length == trees
+        np.testing.assert_allclose(native(prefix, fresh, task), native(shorter, fresh, task), rtol=1e-12)
+        scores = next(model.staged(fresh, [trees]))
+        found = scores if model.center is None else link(task, model.center + scores).reshape(len(fresh), -1)
+        wanted = native(prefix, fresh, task)
+        np.testing.assert_allclose(found[:, 1:] if task == "binary" else found, wanted, rtol=1e-9, atol=1e-12)
+        bold = prefix if model.center is None else model.first(trees, 2.5)
+        expected = native(bold, fresh, task)
+        difference = np.abs(exported(family, bold).run(None, {"x": fresh})[0] - expected)
+        assert (difference / np.maximum(scale, np.abs(expected))).max() <= 1e-5
+    counts = sorted(count(share, model.length) for share in shares)
+    for trees, scores in zip(counts, model.staged(fresh, counts), strict=True):
+        np.testing.assert_allclose(scores, next(model.staged(fresh, [trees])), rtol=1e-9, atol=1e-9 * scale)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from automl.estimators.boosting import patience
 from automl.estimators.errors import ArtifactError
 from automl.estimators.families.extra_trees import ExtraTrees
 from automl.estimators.families.forest import Forest
-from automl.estimators.families.lightgbm import LightGBM, patience
+from automl.estimators.families.lightgbm import LightGBM
 from automl.estimators.families.tree import Tree
 from automl.estimators.family import Facts, Family
 from automl.estimators.graph import Graph, session

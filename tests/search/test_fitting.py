@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def run(folder: Path, X: Any, y: Any, split: Split | None = None, metric: Any = 
         split = make_split(np.asarray(table.y), table.task.kind, 0, **options)
     table.save(folder / "table")
     split.save(folder / "split.npz")
-    (folder / "rows.json").write_text("[]" if not len(X) else '[{"x0": 1.0}]')
+    (folder / "rows.pickle").write_bytes(pickle.dumps([{"x0": 1.0}] if len(X) else []))
     plan = from_point({"family": "baseline", **family.starts(facts)[0]}, family, facts, 1)
     job = Job(plan, family, Metric.resolve(metric, table.task), folder, folder / "a", split.rungs()[-1], 0)
     return fit_job(job)

@@ -199,23 +199,49 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     connection.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
     connection.commit()
     connection.close()
-    with pytest.raises(DataError, match="has format 99, this version reads up to 1"):
+    with pytest.raises(DataError, match="has format 99, this version reads up to 2"):
         Store.open(path)
 
 
 def test_an_older_format_is_upgraded_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.db"
     Store.create(path).close()
-    monkeypatch.setattr("automl.search.store.FORMAT", 3)
+    monkeypatch.setattr("automl.search.store.FORMAT", 4)
     monkeypatch.setattr(
-        "automl.search.store.UPGRADES", {1: ("CREATE TABLE two (x)",), 2: ("ALTER TABLE two ADD COLUMN y",)}
+        "automl.search.store.UPGRADES", {2: ("CREATE TABLE two (x)",), 3: ("ALTER TABLE two ADD COLUMN y",)}
     )
     with Store.open(path) as store:
-        assert store.get_meta("format") == 3
+        assert store.get_meta("format") == 4
     with Store.open(path) as store:
-        assert store.get_meta("format") == 3
+        assert store.get_meta("format") == 4
         with pytest.raises(UsageError, match="the store's own"):
             store.set_meta("format", 1)
+
+
+def test_a_store_of_format_1_has_whole_models_only(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((Path(__file__).parent / "store_format_1.sql").read_text())
+    connection.close()
+    with Store.open(path, read_only=True) as store:
+        assert len(store.trials()) == 2
+    with Store.open(path) as store:
+        assert store.get_meta("format") == 2
+        first, second = store.trials()
+        assert (first.number, first.status, first.parent, first.measurement.error) == (0, "completed", None, 0.375)
+        assert (first.plan.prefix, first.plan.rescale, dict(first.plan.params)) == (1.0, 1.0, {"n_estimators": 100})
+        assert (second.status, second.reason) == ("timeout", "after 3 s")
+        losses = store.array(0, "validation")
+        assert losses is not None
+        assert losses.tolist() == [0.5, 0.25]
+
+
+def test_a_prefix_is_kept_with_its_parent(tmp_path: Path) -> None:
+    prefix = trial(7, parent=3, plan=Plan("lightgbm", (("n_estimators", 100),), prefix=0.25, rescale=1.75))
+    with Store.create(tmp_path / "run.db") as store:
+        store.add_trial(prefix)
+    with Store.open(tmp_path / "run.db", read_only=True) as store:
+        assert store.trials() == [prefix]
 
 
 def test_a_failed_write_leaves_nothing_half_done(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def table() -> tuple[Any, Any]:
 
 def test_every_way_of_failing_is_a_status_and_the_wall_bound_holds(table: Any, tmp_path: Any) -> None:
     start = time.monotonic()
-    budget = Budget(time=20, trials=1 + len(MODES))
+    budget = Budget(time=40, trials=1 + len(MODES))  # so that a busy machine doesn't decide how the hungry one ends
     model = automl.fit(
         *table, families=["baseline", Hostile()], budget=budget, memory_limit="800MB", run_dir=tmp_path / "run"
     )
-    assert time.monotonic() - start < 21.5
+    assert time.monotonic() - start < 41.5
     trials = model.front_.found["trials"]
     causes = " | ".join(f"{f['status']}: {f['reason']}" for f in model.front_.found["failures"])
     assert trials["crashed"] >= 2, causes  # the segmentation fault and the exit

@@ -1,0 +1,104 @@
+"""What the laws of the finalists are fitted to: their plans on fewer rows, and the best of them on one thread and on all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .cost import OVERHEAD
+from .fitting import Job, Result, supervise
+from .forecast import laws_of
+from .plan import Plan
+from .scaling import RefusalError, threads_law
+from .study import Study
+from .trial import Trial
+
+SHARE = 0.08
+"""At most this share of a wall budget goes to fits on fewer rows."""
+THREADS_SHARE = 0.03
+"""... and this one to the fits that tell what threads bring; without room for them there is no threads law."""
+
+
+class Growing:
+    """The fits that only laws need, after a search and before the fits on all rows."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    @property
+    def budget(self) -> float:
+        return self.study.setting.limits.seconds
+
+    def points(self, finalists: Sequence[Trial]) -> list[tuple[Trial, int]]:
+        """(trial, rows) still to be fitted for the finalists' laws: the fewest rows first, of each the most accurate first."""
+        study = self.study
+        if study.setting.in_process:  # the budget is too short for any
+            return []
+        known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
+        counts = study.setting.split.law_rows()
+        wholes = list({t.plan.whole.id: t for t in finalists}.values())
+        return [(t, n) for n in counts for t in wholes if n < t.rows and (t.plan.whole.id, n) not in known]
+
+    def seconds(self, finalists: Sequence[Trial]) -> float:
+        """Wall seconds that `measure` will take; inf where time is no limit."""
+        threads = self._threads_job(finalists)
+        return self._points_seconds(self.points(finalists)) + (0.0 if threads is None else threads[1])
+
+    def _points_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
+        if math.isinf(self.budget):
+            return math.inf
+        needed = sum(self.study.point_seconds(trial, rows) for trial, rows in points) / self.study.setting.slots
+        return min(1.2 * needed, SHARE * self.budget)
+
+    def measure(self, finalists: Sequence[Trial]) -> None:
+        """Makes the fits, several at a time, then those for the threads law one at a time."""
+        points = self.points(finalists)
+        self.study.add_points(points, self._points_seconds(points))
+        self._measure_threads(finalists)
+
+    def laws(self, trial: Trial, plan: Plan, kappa: float) -> dict[str, Any]:
+        """The laws of a finalist, finally fitted as `plan`, from the trials of its plan, or of the same prefix of it."""
+        setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.prefix)
+        own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.prefix) == key]
+        family, facts = setting.families[trial.plan.family], setting.facts
+        return laws_of(plan, own, family, facts.columns, facts.classes, kappa)
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def _threads_job(self, finalists: Sequence[Trial]) -> tuple[Trial, float] | None:
+        """(the most accurate finalist that trains on several threads, predicted seconds of its two fits), if there is room."""
+        setting = self.study.setting
+        if setting.threads < 2 or setting.in_process or self.study.executor is not None:
+            return None
+        trial = next((t for t in finalists if setting.families[t.plan.family].parallel), None)
+        if trial is None or math.isinf(self.budget):
+            return None
+        one = self.study.point_seconds(trial, setting.split.law_rows()[0])
+        needed = 2 * (one - OVERHEAD) / setting.split.fits() * 1.5 + 2 * OVERHEAD
+        return (trial, needed) if needed <= THREADS_SHARE * self.budget else None
+
+    def _measure_threads(self, finalists: Sequence[Trial]) -> None:
+        """Fits one plan alone on the machine with one thread and with all, and keeps Amdahl's law of it in the store."""
+        found, study = self._threads_job(finalists), self.study
+        if found is None or study.interrupted:
+            return
+        (trial, needed), setting = found, study.setting
+        rows, counts, seconds = setting.split.law_rows()[0], (1, setting.threads), []
+        for threads in counts:
+            plan = replace(trial.plan.whole, hardware=replace(trial.plan.hardware, threads=threads))
+            folder = setting.data / "threads" / str(threads)
+            job = Job(plan, setting.families[plan.family], setting.metric, setting.data, folder, rows, setting.seed)
+            server = "torch" if job.family.needs == "torch" else "core"
+            outcome = supervise(job, 4 * needed + 1.0, setting.limits.memory_bytes, server, study.cancel)
+            if outcome.status != "completed":
+                return
+            result: Result = outcome.value
+            seconds.append(result.measurement.training_seconds or 0.0)
+        try:
+            law = threads_law(counts, seconds)
+        except RefusalError:  # a fit too quick to be timed
+            return
+        told = {"family": trial.plan.family, "rows": rows, "threads": list(counts), "seconds": seconds}
+        study.store.set_meta("threads", told | {"parallel": law.parallel, "speedup": law.speedup(setting.threads)})

@@ -1,0 +1,127 @@
+"""The benchmarks of the search: each runs on a tiny table, and what is reported is what the results file says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A benchmark as a module: its folder is no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(name)
+
+
+def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The benchmark as a program on the tables of the folder, its results in `results.jsonl` there."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--tables", str(folder), "--seeds", "1"]
+    return subprocess.run(
+        [*command, "--out", str(folder / "results.jsonl"), *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one table, tiny and easy."""
+    folder = tmp_path_factory.mktemp("tables")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(y=X @ [1.0, 2.0, 0.0] + 0.1 * rng.normal(size=200))
+    frame.to_csv(folder / "tiny.csv", index=False)
+    entry = {"name": "tiny", "file": "tiny.csv", "task": "regression", "target": "y"}
+    (folder / "datasets.json").write_text(json.dumps([entry]))
+    return folder
+
+
+def test_the_search_is_measured_beside_a_cold_one_and_beside_none(folder: Path) -> None:
+    budgets = ("--budgets", "2", "--strategies", "auto", "random")
+    first = run("anytime", folder, *budgets)
+    assert first.returncode == 0, first.stderr
+    assert "auto / random" in first.stdout
+    cells = lines(folder)
+    assert [(c["strategy"], c["budget"], c["seed"]) for c in cells] == [("auto", 2.0, 0), ("random", 2.0, 0)]
+    assert cells[0]["models"]
+    assert cells[1]["models"] or not cells[1]["trials"]  # a cold search on a busy machine may have nothing by then
+    again = run("anytime", folder, *budgets)
+    assert (again.stdout, again.stderr, lines(folder)) == (first.stdout, "", cells), "what is there was run again"
+
+    untuned = run("no_search", folder)
+    assert untuned.returncode == 0, untuned.stderr
+    assert "both / no search" in untuned.stdout
+    cells = lines(folder)
+    assert [model["family"] for model in cells[-1]["models"]] == ["linear", "tree", "lightgbm"]
+    for cell in cells:
+        assert cell["baseline_error"] == cells[0]["baseline_error"], "the test rows differ"
+        for model in cell["models"]:
+            assert model["test_error"] < 1.1 * cell["baseline_error"]
+            assert 0 < model["latency_p50_seconds"] < 1
+            assert 0 < model["training_cpu_seconds"] < 60
+    assert cells[-1]["models"][0]["test_error"] < 0.2 * cells[-1]["baseline_error"]
+
+
+@pytest.mark.parametrize("name", ["anytime", "no_search"])
+def test_the_help_says_what_is_measured(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = imported(name, monkeypatch)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    assert "hypervolume" in capsys.readouterr().out
+
+
+def result(strategy: str, seed: int, errors: list[float], cost: float = 1e-9) -> dict[str, Any]:
+    costs = {"training_cpu_seconds": cost, "latency_p50_seconds": cost, "model_memory_bytes": cost}
+    models = [{"test_error": error, **costs, "disturbed": False} for error in errors]
+    cell = {"table": "t", "strategy": strategy, "budget": 1.0, "seed": seed}
+    return {**cell, "baseline_error": 1.0, "models": models}
+
+
+def test_the_hypervolume_is_on_one_scale_for_a_table_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hypervolume = imported("hypervolume", monkeypatch)
+    rows = [
+        result("auto", 0, [0.0, 0.5]),
+        result("random", 0, [0.45]),
+        result("bayesian", 0, [1.2]),
+        result("grid", 0, []),
+    ]
+    volumes = hypervolume.Volumes(rows)
+    found = volumes.of_all([(row["strategy"], 1.0) for row in rows])["t", 0]
+    # from 0.1 under the best, 0, to the baseline's 1; costs at the low end of their boxes: the error alone counts
+    assert found == pytest.approx([1 / 1.1, 0.55 / 1.1, 0.0, 0.0])
+    assert volumes.of(*volumes.rows) == pytest.approx(1 / 1.1)
+    dear = hypervolume.Volumes([result("auto", 0, [0.0], cost=1e12)])
+    assert dear.of(*dear.rows) == 0.0
+    assert volumes.of_all([("auto", 1.0), ("nsga2", 1.0)]) == {}
+
+
+def test_the_ratio_is_paired(monkeypatch: pytest.MonkeyPatch) -> None:
+    hypervolume = imported("hypervolume", monkeypatch)
+    proportional = hypervolume.ratio([(0.2, 0.1), (0.8, 0.4), (0.02, 0.01)])
+    assert (proportional.value, proportional.low, proportional.high) == pytest.approx((2.0, 2.0, 2.0))
+    mixed = hypervolume.ratio([(0.3, 0.1), (0.1, 0.3), (0.2, 0.2), (0.2, 0.0)])
+    assert mixed.value == pytest.approx(0.8 / 0.6)
+    assert mixed.low < 1 < mixed.value < mixed.high
+    assert math.isinf(hypervolume.ratio([(0.1, 0.0)]).high)
+    assert str(hypervolume.ratio([])) == "-"
