@@ -42,7 +42,8 @@ class CostModel:
 
     def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
         """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit, and the encoding."""
-        columns = plan.reduction or max(1, round(self.facts.columns * plan.fraction))
+        share = plan.fraction * (self.facts.density if family.sparse else 1.0)
+        columns = plan.reduction or max(1, round(self.facts.columns * share))
         total = sum(family.cost(params, rows, columns, self.facts.classes).values())
         threads = plan.hardware.threads if family.parallel else 1
         # Amdahl's law with a serial tenth, until the threads law of the run says better
@@ -50,9 +51,13 @@ class CostModel:
         return max(1e-4, total * family.seconds_per_unit * (0.1 + 0.9 / threads)) + encoding
 
     def observe(self, family: Family, plan: Plan, rows: int, fit_seconds: float, beside: float | None) -> None:
-        """A fit's wall seconds, and what the trial took beside its fits (None where it did not end)."""
-        units = self.units(family, dict(plan.params), plan, rows)
-        self.ratios[family.name].append(math.log(max(1e-3, fit_seconds) / units))
+        """A fit's wall seconds, and what the trial took beside its fits (None where it did not end).
+
+        Those of a family that doesn't read the inputs are all overhead, and say nothing of the machine's speed.
+        """
+        if family.reads:
+            units = self.units(family, dict(plan.params), plan, rows)
+            self.ratios[family.name].append(math.log(max(1e-3, fit_seconds) / units))
         if beside is not None:
             self.beside[family.name].append(max(0.0, beside))
 
