@@ -56,9 +56,9 @@ TRIAL_SHARE = 0.35
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
-"""A trial may take this share of the budget before it is killed, however little was predicted; the second is for our own
+"""A trial may take this share of the budget before it is killed, however little was predicted.
 
-simplest families before any trial has completed: what one costs on this machine and table is not known yet.
+The second is that of our own simplest families until a trial has completed: what one costs here isn't known yet.
 """
 
 
