@@ -286,7 +286,8 @@ class Run:
 
         def seconds(point: Mapping[str, Any]) -> float:
             family = setting.families[str(point["family"])]
-            return prior.predict(family, from_point(point, family, facts, setting.trial_threads), facts.rows)[0]
+            plan = from_point(point, family, facts, setting.trial_threads)
+            return prior.predict(family, plan, facts.rows, self.split.fits())[0]
 
         first, warm = first_plans(families, facts, seconds)
         strategy = self.strategy(joint, options.seed, len(options.objectives), starts=warm, cost=seconds)

@@ -7,6 +7,7 @@ A new family is one file in `families/` and one word in `families/__init__.py`. 
 from __future__ import annotations
 
 import importlib.util
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from .encoder import View
 from .hardware import Hardware
-from .space import Space, Value
+from .space import Space, Value, nearest
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -77,6 +78,8 @@ class Family(ABC):
     """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
     order: ClassVar[int] = 100
     """Simplest first: the search tries families in this order."""
+    iterations: ClassVar[str | None] = None
+    """The hyperparameter that counts its trees or epochs, if it has one: what a short budget cuts."""
 
     def available(self) -> bool:
         """Whether the optional package that it needs is installed (found, not imported)."""
@@ -93,6 +96,23 @@ class Family(ABC):
     def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
         """A few known good points, cheapest first: complete assignments of `space` names (names left out take their default)."""
         return ({},)
+
+    def adapted(self, point: Params, facts: Facts) -> dict[str, Value]:
+        """A point known from other tables as this one takes it: only names of its space, and numbers within their ranges.
+
+        It has no more iterations than a tenth of the budget affords by the prior of its cost, yet a sixth of its own at least.
+        """
+        space = self.space(facts)
+        found = {name: nearest(space[name], value) for name, value in point.items() if name in space}
+        if self.iterations in found and math.isfinite(facts.budget_seconds):
+            one, more = (
+                sum(self.cost({**found, self.iterations: n}, facts.rows, facts.columns, facts.classes).values())
+                for n in (1, 101)
+            )
+            affordable = facts.budget_seconds / 10 / (self.seconds_per_unit * (more - one) / 100)
+            count = float(found[self.iterations])
+            found[self.iterations] = nearest(space[self.iterations], min(count, max(count / 6, affordable)))
+        return found
 
     def reference(self, facts: Facts) -> dict[str, Value] | None:
         """The point that a user would take without a search, if the family is a usual first choice; None otherwise.

@@ -35,3 +35,11 @@ class Choice:
 
 Range: TypeAlias = Float | Int | Choice
 Space: TypeAlias = dict[str, Range]
+
+
+def nearest(range_: Range, value: Value) -> Value:
+    """The value moved into the range: a number to the nearer end, an unknown option to the first."""
+    if isinstance(range_, Choice):
+        return value if value in range_.options else range_.options[0]
+    within = min(max(float(value), range_.low), range_.high)
+    return round(within) if isinstance(range_, Int) else within

@@ -37,6 +37,7 @@ from .interrupt import Flag
 from .metric import Metric
 from .objective import Objective, value_of
 from .plan import Plan, from_point
+from .portfolio import starting_points
 from .space import JointSpace, complete
 from .split import ETA, Split
 from .store import Store
@@ -673,16 +674,8 @@ def first_plans(
     """(points to fit before anything else, points for a strategy that starts warm).
 
     The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
-    other model is held against; then all families' starts, the cheapest by the prior first (an expensive member in the
-    middle makes the anytime curve flat for many times its price), the families alternating.
+    other model is held against; then the portfolio and the families' starts.
     """
-    starts = [[{"family": f.name, **s} for s in f.starts(facts)] for f in families]
-    ahead = [s.pop(0) for s in starts[:2] if s]
+    ahead = [{"family": f.name, **start} for f in families[:2] for start in f.starts(facts)[:1]]
     ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
-    # the k-th start of a family counts k times its price: variants of one model wait for the other families' first
-    weighed = [
-        ((k + 1) * seconds(point), k, point)
-        for points in starts
-        for k, point in enumerate(p for p in points if p not in ahead)
-    ]
-    return ahead, [point for _, _, point in sorted(weighed, key=lambda w: w[:2])]
+    return ahead, [point for point in starting_points(families, facts, seconds) if point not in ahead]

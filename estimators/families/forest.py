@@ -26,6 +26,7 @@ class Forest(Family):
     name: ClassVar[str] = "forest"
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 40
+    iterations: ClassVar[str | None] = "n_estimators"
     seconds_per_unit: ClassVar[float] = 1e-8
     maker: ClassVar[str] = "RandomForest"
     defaults: ClassVar[dict[str, Value]] = {
@@ -73,6 +74,13 @@ class Forest(Family):
         for point in points:
             point["max_features"] = min(1.0, max(low, float(point["max_features"])))
         return by_cost(self, points, facts)
+
+    def adapted(self, point: Params, facts: Facts) -> dict[str, Value]:
+        """As every family's; `max_features` may also be "sqrt", as scikit-learn writes it."""
+        full = {**self.defaults, **point}
+        if full["max_features"] == "sqrt":
+            full["max_features"] = root(facts)
+        return super().adapted(full, facts)
 
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         p = {**self.defaults, **params}

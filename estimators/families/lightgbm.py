@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boosting import affordable_rounds, inner_slice, patience, refit_rounds, write_link
+from ..boosting import inner_slice, patience, refit_rounds, write_link
 from ..encoder import View
 from ..errors import ArtifactError
 from ..family import Facts, Family, Params
@@ -244,6 +244,7 @@ class LightGBM(Family):
     name: ClassVar[str] = "lightgbm"
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 60
+    iterations: ClassVar[str | None] = "n_estimators"
     seconds_per_unit: ClassVar[float] = 1e-9
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 100,
@@ -290,29 +291,34 @@ class LightGBM(Family):
         return space
 
     def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
-        """Own corners, LightGBM's defaults, pytabkit's TD short and full, and two of AutoGluon's CPU portfolio.
-
-        The last three were tuned for thousands of rounds with early stopping. Here they get as many as fit in a tenth of the
-        budget (at most 1,000, fewer where each round is a tree for many classes), and a rate of at least 15 or 20 over that.
-        """
+        """Own corners, LightGBM's defaults, pytabkit's TD short and full, and two of AutoGluon's CPU portfolio."""
         td = TD_REGRESSION if facts.task == "regression" else TD
-        leaves = {"num_leaves": 50}
-        short, full = affordable_rounds(self, facts, leaves, 40, 150), affordable_rounds(self, facts, leaves, 150, 1000)
-        late: dict[str, Value] = {"n_estimators": full, "early_stopping": True}
+        late: dict[str, Value] = {"n_estimators": 1000, "early_stopping": True}
         points: list[dict[str, Value]] = [
             {"n_estimators": 10, "learning_rate": 0.5, "num_leaves": 8},
             {"n_estimators": 25, "learning_rate": 0.3},
             {"n_estimators": 100, "learning_rate": 0.3, "num_leaves": 2},
-            {},
-            {**td, "n_estimators": short, "learning_rate": min(0.3, 15 / short)},
-            {**td, **late, "learning_rate": max(float(td["learning_rate"]), 20 / full)},
-            {**R177, **late, "learning_rate": max(float(R177["learning_rate"]), 15 / full)},
-            {**R163, **late, "learning_rate": max(float(R163["learning_rate"]), 15 / full)},
+            {**td, "n_estimators": 150, "learning_rate": 0.1},
+            {**td, **late},
+            {**R177, **late},
+            {**R163, **late},
         ]
-        names = self.space(facts)
-        return by_cost(
-            self, [{k: v for k, v in {**self.defaults, **point}.items() if k in names} for point in points], facts
-        )
+        return by_cost(self, [self.reference(facts), *(self.adapted(point, facts) for point in points)], facts)
+
+    def adapted(self, point: Params, facts: Facts) -> dict[str, Value]:
+        """As every family's, the names left out at LightGBM's defaults; fewer rounds learn at a higher rate.
+
+        Points tuned for thousands of rounds with early stopping have a rate of at least 15 over the rounds that they get here,
+        others one that keeps its product with the rounds (a rule of thumb); where each round is a tree for each of many
+        classes, the rounds are fewer.
+        """
+        full = {**self.defaults, **point}
+        rounds, rate = float(full["n_estimators"]), float(full["learning_rate"])
+        enough = 15.0 if full["early_stopping"] else min(15.0, rounds * rate)
+        full["n_estimators"] = round(min(rounds, max(100.0, 4 * rounds / max(4, facts.classes))))
+        found = super().adapted(full, facts)
+        found["learning_rate"] = max(rate, min(0.3, enough / float(found["n_estimators"])))
+        return found
 
     def reference(self, facts: Facts) -> dict[str, Value]:
         """LightGBM's own defaults: 100 trees of 31 leaves at a rate of 0.1."""
