@@ -360,7 +360,7 @@ def share(options: Options, facts: Facts, executor: Executor | None) -> tuple[in
         return max(1, int(workers)), 1
     if options.trials is not None and math.isinf(options.budget_seconds) and not options.parallel_trials:
         return 1, options.jobs  # a budget of trials is reproducible: nothing depends on which trial ends first
-    if facts.rows * facts.columns < CELLS_ONE_AT_A_TIME:
+    if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
     return 1, options.jobs
 

@@ -206,13 +206,13 @@ def _fit_numbers(table: Table, columns: Sequence[int], rows: NDArray[np.int64], 
         ]
         sample = cells[:, :: _stride(len(rows))]
         if view.numeric == "scaled":
-            absent = np.isnan(cells).any(axis=1).tolist()
+            absent = np.asarray(np.isnan(cells).any(axis=1))
             centers, scales = (found.tolist() for found in _centers_scales(sample))
             for base, flag, center, scale in zip(bases, absent, centers, scales, strict=True):
                 entries.append({"as": "scaled", **base, "center": center, "scale": scale})
                 entries += [{"as": "absent", **base}] if flag else []
         else:
-            merging = _merging(sample).tolist()
+            merging = _merging(sample)
             entries += [
                 {"as": "shifted", **base, **_shift(known)} if merged else {"as": "number", **base}
                 for base, merged, known in zip(bases, merging, sample, strict=True)
@@ -264,12 +264,12 @@ def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
         ordered = np.partition(values, np.unique([before, after]), axis=1)
     low, high = ordered[:, before], ordered[:, after]
     rise = high - low
-    return np.where(part >= 0.5, high - rise * (1.0 - part), low + rise * part).T
+    return np.asarray(np.where(part >= 0.5, high - rise * (1.0 - part), low + rise * part).T)
 
 
 def _merging(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether float32 merges more than `MERGED` of the distinct values of each row of (columns, n); NaN is missing."""
-    found = ((runtime.to_float32(values) != values) & ~np.isnan(values)).any(axis=1)
+    found = np.asarray(((runtime.to_float32(values) != values) & ~np.isnan(values)).any(axis=1))
     if found.any():
         ordered = np.sort(values[found], axis=1)  # NaN last
         rounded = runtime.to_float32(ordered)  # rounding keeps the order: equal ones stand together

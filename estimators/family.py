@@ -32,7 +32,8 @@ class Facts:
 
     `task` is "binary", "multiclass" or "regression"; `rows` are the training rows at the full rung; `columns` the input
     columns of the table; `classes` the number of classes (0 for regression); `categorical` how many columns are
-    categorical; `sparse` whether the inputs are a sparse matrix; `budget_seconds` the wall budget (inf when counted in trials).
+    categorical; `sparse` whether the inputs are a sparse matrix; `budget_seconds` the wall budget (inf when counted in trials);
+    `density` the share of the cells that are stored, 1 where none is sparse.
     """
 
     task: str
@@ -42,6 +43,7 @@ class Facts:
     categorical: int = 0
     sparse: bool = False
     budget_seconds: float = float("inf")
+    density: float = 1.0
 
 
 class Estimator(Protocol):

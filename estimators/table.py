@@ -184,14 +184,17 @@ class Table:
         """What a family may know before fitting; `rows` where fewer than all are trained on."""
         from .family import Facts
 
+        widths = [len(c.names) if c.kind == "sparse" else 1 for c in self.columns]
+        stored = sum(d.nnz if c.kind == "sparse" else self.rows for c, d in zip(self.columns, self.data, strict=True))
         return Facts(
             task=self.task.kind,
             rows=self.rows if rows is None else rows,
-            columns=sum(len(c.names) if c.kind == "sparse" else 1 for c in self.columns),
+            columns=sum(widths),
             classes=len(self.task.classes),
             categorical=sum(c.kind == "categorical" for c in self.columns),
             sparse=any(c.kind == "sparse" for c in self.columns),
             budget_seconds=budget,
+            density=stored / (self.rows * sum(widths)),
         )
 
     def records(self, rows: NDArray[np.int64] | Sequence[int]) -> list[dict[str, Any]]:

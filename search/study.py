@@ -58,9 +58,9 @@ TRIAL_SHARE = 0.35
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
-"""A trial may take this share of the budget before it is killed, however little was predicted; the second is for our own
+"""A trial may take this share of the budget before it is killed, however little was predicted.
 
-simplest families before any trial has completed: what one costs on this machine and table is not known yet.
+The second is that of our own simplest families until a trial has completed: what one costs here isn't known yet.
 """
 
 
@@ -246,10 +246,11 @@ class Study:
         limits = self.setting.limits
         if limits.trials is not None and self._used() >= limits.trials:
             return False
+        cheapest: tuple[float, float, Trial] | None = None
         for _ in range(PATIENCE):
             proposal = self._next()
             if proposal is None:
-                return False
+                break
             plan, rung, point = proposal
             family, rows = self.setting.families[plan.family], self.rungs[rung]
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
@@ -260,21 +261,33 @@ class Study:
                 dear = middle > 0.7 * room
             else:
                 dear = high > room or middle > max(1.0, TRIAL_SHARE * room)
-            if limits.seconds < math.inf and not first and dear:
-                self._end(
-                    replace(
-                        trial,
-                        reason=f"predicted to take {middle:.1f} s (90 %: {high:.1f} s), {max(0.0, room):.1f} s are left for it",
-                    )
+            if limits.seconds == math.inf or first or not dear:
+                self._start(pool, trial, self._wall(family, middle, high, room, first))
+                return True
+            self._end(
+                replace(
+                    trial,
+                    reason=f"predicted to take {middle:.1f} s (90 %: {high:.1f} s), {max(0.0, room):.1f} s are left for it",
                 )
-                continue
-            least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
-            wall = (
-                min(max(4 * middle, high, least * limits.seconds) + 1.0, room) if limits.seconds < math.inf else 3600.0
             )
-            self._start(pool, trial, max(0.2, wall))
-            return True
-        return False
+            if cheapest is None or middle < cheapest[0]:
+                cheapest = middle, high, trial
+        room = self.left() - reserve()
+        if cheapest is None or self._pending or room < LEAST_SECONDS:
+            return False
+        # nothing runs and nothing fits: a prediction may be wrong, and time that is left over is worth nothing
+        middle, high, trial = cheapest
+        family = self.setting.families[trial.plan.family]
+        self._start(pool, replace(trial, number=self._take_number()), self._wall(family, middle, high, room, False))
+        return True
+
+    def _wall(self, family: Family, middle: float, high: float, room: float, first: bool) -> float:
+        """Seconds after which a trial of the predicted time is killed."""
+        limits = self.setting.limits
+        if limits.seconds == math.inf:
+            return 3600.0
+        least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
+        return max(0.2, min(max(4 * middle, high, least * limits.seconds) + 1.0, room))
 
     def add_points(self, wanted: Sequence[tuple[Trial, int]], seconds: float) -> None:
         """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import datetime
 import json
 import pickle
+import pstats
 from typing import Any
 
 import numpy as np
@@ -361,3 +363,54 @@ def test_date_parts_are_the_calendar(moment: datetime.datetime) -> None:
     if moment.microsecond == 0:
         assert found[1:] == [*calendar, moment.hour]
     assert found[0] == seconds / 86400
+
+
+# --- many columns at a time -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda v: f"{v.numeric}-{v.categories}")
+def test_columns_together_are_columns_alone(
+    table: Table, training: dict[str, list[Any]], view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, every = np.arange(0, table.rows, 2), np.arange(table.rows)
+    frame = pd.DataFrame(training)
+    together, fitted = Encoder.fit(table, rows, view, seed=3)
+    found = [fitted, together.transform(table, every), together.rows.transform(frame)]
+    monkeypatch.setattr(runtime, "TOGETHER_CELLS", 1)
+    alone, fitted = Encoder.fit(table, rows, view, seed=3)
+    assert alone.tables == together.tables
+    expected = [fitted, alone.transform(table, every), alone.rows.transform(frame)]
+    assert [dense(a).tobytes() for a in found] == [dense(a).tobytes() for a in expected]
+
+
+@pytest.mark.parametrize("rows", [2, 7, 100, 1500])
+def test_centers_and_scales_are_those_of_numpy(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(rows, 60)) * np.exp(rng.normal(size=60))
+    X[:, 20:40] = rng.random((rows, 20)) < 0.1  # the quartiles agree: the standard deviation
+    X[rng.random(X.shape) < np.where(np.arange(60) % 2, 0.3, 0.0)] = np.nan
+    X[0, :] = 1.0
+    y = (np.arange(rows) % 2).astype(np.int32)
+    columns = [Column(f"x{i}", "numeric") for i in range(60)]
+    table = Table(columns, list(np.ascontiguousarray(X.T)), y, Task("binary", (0, 1)))
+    entries = Encoder.fit(table, np.arange(rows), View("scaled"))[0].tables["encode"]
+    for entry in (e for e in entries if e["as"] == "scaled"):
+        values = X[:, entry["column"]]
+        values = values[~np.isnan(values)]
+        low, center, high = np.quantile(values, [0.25, 0.5, 0.75])
+        assert entry["center"] == center
+        assert entry["scale"] == ((high - low) or np.std(values) or 1.0)
+
+
+def test_a_wide_table_costs_few_calls_a_column() -> None:
+    width, rows = 3000, 60
+    rng = np.random.default_rng(0)
+    columns = [Column(f"x{i}", "numeric") for i in range(width)]
+    y = (np.arange(rows) % 2).astype(np.int32)
+    table = Table(columns, list(rng.normal(size=(width, rows))), y, Task("binary", (0, 1)))
+    for view in (View(), View("scaled")):
+        with cProfile.Profile() as profile:
+            encoder, _ = Encoder.fit(table, np.arange(0, rows, 2), view)
+            encoder.transform(table, np.arange(rows))
+        calls = pstats.Stats(profile).total_calls / width  # type: ignore[attr-defined]
+        assert calls < 40  # with a call of numpy or more for each column: over 100

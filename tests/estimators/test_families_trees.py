@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from automl.estimators.boosting import patience
 from automl.estimators.errors import ArtifactError
+from automl.estimators.families import lightgbm
 from automl.estimators.families.extra_trees import ExtraTrees
 from automl.estimators.families.forest import Forest
 from automl.estimators.families.lightgbm import LightGBM
@@ -50,6 +51,17 @@ def test_category_sets_of_every_width(levels: int) -> None:
     X[:700, 3] = np.arange(-2, 698)
     X[700:704, 3] = [np.nan, 5000, 2**24, -1e6]
     assert difference(LightGBM(), model, X, "regression", float(np.std(y))) <= 1e-6
+
+
+def test_without_bundles_a_wide_full_matrix_gives_the_same_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 1200)).astype(np.float32)
+    y = X[:, 0] + X[:, 1]
+    assert lightgbm._full(X)
+    assert not lightgbm._full(X * (rng.random(X.shape) < 0.1))
+    found = fit(LightGBM(), "regression", X, y, n_estimators=5)
+    monkeypatch.setattr(lightgbm, "_full", lambda X: False)
+    assert (fit(LightGBM(), "regression", X, y, n_estimators=5).predict(X) == found.predict(X)).all()
 
 
 def test_missing_values_of_columns_that_had_none() -> None:

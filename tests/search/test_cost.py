@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from automl.estimators.families.baseline import Baseline
 from automl.estimators.families.linear import Linear
 from automl.estimators.families.tree import Tree
 from automl.estimators.family import Facts
@@ -39,3 +40,26 @@ def test_folds_multiply_the_time() -> None:
     plan = from_point({"family": "linear", **family.starts(FACTS)[0]}, family, FACTS, 1)
     one, five = model.predict(family, plan, 10_000, 1)[0], model.predict(family, plan, 10_000, 5)[0]
     assert abs((five - OVERHEAD) / (one - OVERHEAD) - 5) < 1e-6
+
+
+def test_a_sparse_table_costs_what_its_stored_cells_cost() -> None:
+    linear = Linear()
+    dense, sparse = (Facts("binary", 2_000, 5_000, 2, sparse=d < 1, density=d) for d in (1.0, 0.01))
+    plan = from_point({"family": "linear", **linear.starts(dense)[0]}, linear, dense, 1)
+    full, stored = (CostModel(facts).units(linear, dict(plan.params), plan, 2_000) for facts in (dense, sparse))
+    assert stored < 0.05 * full
+
+
+def test_the_baseline_says_nothing_of_the_machine() -> None:
+    model, baseline, tree = CostModel(FACTS), Baseline(), Tree()
+    plan = from_point({"family": "tree", **tree.starts(FACTS)[0]}, tree, FACTS, 1)
+    before = model.predict(tree, plan, 10_000)
+    own = from_point({"family": "baseline"}, baseline, FACTS, 1)
+    model.observe(baseline, own, 10_000, 0.05, OVERHEAD)  # all overhead: a hundred times its prior
+    assert model.predict(tree, plan, 10_000) == before
+
+
+def test_the_width_of_a_table_is_part_of_its_price() -> None:
+    wide, linear = Facts("binary", 80, 20_000, 2), Linear()
+    plan = from_point({"family": "linear", **linear.starts(wide)[0]}, linear, wide, 1)
+    assert CostModel(wide).predict(linear, plan, 80, 5)[0] > 1.5

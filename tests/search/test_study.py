@@ -100,6 +100,19 @@ def test_every_way_of_failing_is_a_status_and_the_wall_bound_holds(table: Any, t
     assert any(m.family == "hostile" for m in model.front_)
 
 
+class Dear(Tree):
+    """A decision tree that is believed to take hours."""
+
+    name: ClassVar[str] = "dear"
+    order: ClassVar[int] = 50
+    seconds_per_unit: ClassVar[float] = 10.0
+
+
+def test_what_is_thought_too_dear_is_tried_where_nothing_else_is_left(table: Any) -> None:
+    model = automl.fit(*table, families=["baseline", Dear()], budget=Budget(time=30, trials=2))
+    assert any(m.family == "dear" for m in model.front_)
+
+
 def test_strategies_end_with_a_front(table: Any) -> None:
     for strategy in ("random", "grid", "bayesian", "nsga2"):
         model = automl.fit(
