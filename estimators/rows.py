@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
+NARROWED = frozenset(2**power for power in range(4, 32))
+"""After so many columns the rows that already differ from all others are left out of the comparison."""
+
 
 def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea, Flood 2014): every input bit moves every output bit."""
@@ -46,13 +49,23 @@ def merge_duplicates(table: Table, rows: NDArray[np.int64]) -> tuple[NDArray[np.
     Rows are compared by a 64-bit hash: two different ones meet with a chance of n^2 / 2^65.
     """
     rows = np.asarray(rows, np.int64)
-    key = _mixed(_bits(np.asarray(table.y[rows])))
-    for column, data in zip(table.columns, table.data, strict=True):
-        part = data[rows]
+    key = keys = _mixed(_bits(np.asarray(table.y[rows])))
+    place, some = np.arange(len(rows)), rows  # of the rows that may have a twin; `key` are theirs
+    for count, (column, data) in enumerate(zip(table.columns, table.data, strict=True), 1):
+        part = data[some]
         bits = _row_hashes(part) if column.kind in ("text", "sparse") else _bits(np.asarray(part))
         key = _mixed(key ^ _mixed(bits)) + _MIX[0]
+        if count in NARROWED:
+            keys[place] = key
+            _, inverse, alike = np.unique(key, return_inverse=True, return_counts=True)
+            place = place[alike[inverse] > 1]
+            if not len(place):
+                break
+            key, some = keys[place], rows[place]
+    else:
+        keys[place] = key
     weights = np.ones(len(rows)) if table.weights is None else np.array(table.weights[rows], np.float64)
-    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if len(first) == len(rows):
         return rows, weights
     summed = np.asarray(np.bincount(inverse, weights=weights, minlength=len(first)), np.float64)
