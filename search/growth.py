@@ -17,6 +17,8 @@ from .trial import Trial
 
 SHARE = 0.08
 """At most this share of a wall budget goes to fits on fewer rows."""
+LEAST_SECONDS = 2.0
+"""Where only trials are counted: these seconds, or half of what the search took, if that is more."""
 THREADS_SHARE = 0.03
 """... and this one to the fits that tell what threads bring; without room for them there is no threads law."""
 
@@ -42,13 +44,13 @@ class Growing:
         return [(t, n) for n in counts for t in wholes if n < t.rows and (t.plan.whole.id, n) not in known]
 
     def seconds(self, finalists: Sequence[Trial]) -> float:
-        """Wall seconds that `measure` will take; inf where time is no limit."""
+        """Wall seconds that `measure` will take at the most."""
         threads = self._threads_job(finalists)
         return self._points_seconds(self.points(finalists)) + (0.0 if threads is None else threads[1])
 
     def _points_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
         if math.isinf(self.budget):
-            return math.inf
+            return max(LEAST_SECONDS, 0.5 * self.study.elapsed())
         needed = sum(self.study.point_seconds(trial, rows) for trial, rows in points) / self.study.setting.slots
         return min(1.2 * needed, SHARE * self.budget)
 
