@@ -777,7 +777,7 @@ _PLAIN = (float, int)
 _sqrt, _NAN = math.sqrt, math.nan
 FEW_ROWS = 4
 """A pandas frame of at most so many rows is encoded row by row: that is faster than column by column."""
-TOGETHER_CELLS = 250_000
+TOGETHER_CELLS = 65_536
 """Numbers that are encoded at a time: as float64 with their temporary copies they still lie in a core's cache."""
 _NOTHING: Callable[[Any], tuple[Any, ...]] = lambda row: ()  # noqa: E731
 

@@ -53,8 +53,11 @@ LEAST_SECONDS = 0.3
 """... or this many seconds, where that is more."""
 PROMOTE_FROM = 0.35
 """Promotions begin after this share of the budget: earlier, only the cheapest families have been seen."""
-TRIAL_SHARE = 0.35
-"""No single trial may be predicted to take more than this share of the time left for searching."""
+TRIAL_SHARE, NEW_SHARE = 0.35, 0.5
+"""No single trial may be predicted to take more than the first share of the time left for searching.
+
+The second is for a family of which none has completed or runs: another family says more than another variant.
+"""
 PATIENCE = 30
 """So many proposals in a row that do not fit in the time left, and no trial is started until another has ended."""
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
@@ -246,7 +249,10 @@ class Study:
         limits = self.setting.limits
         if limits.trials is not None and self._used() >= limits.trials:
             return False
-        cheapest: tuple[float, float, Trial] | None = None
+        skipped: list[tuple[tuple[bool, bool, float], float, Trial]] = []
+        seen = {t.plan.family for t in self.trials if t.status == "completed"} | {
+            t.plan.family for t, _ in self._pending.values()
+        }
         for _ in range(PATIENCE):
             proposal = self._next()
             if proposal is None:
@@ -260,7 +266,8 @@ class Study:
             if plan.id in self.references:  # what every other model is held against: worth more than its share
                 dear = middle > 0.7 * room
             else:
-                dear = high > room or middle > max(1.0, TRIAL_SHARE * room)
+                share = TRIAL_SHARE if plan.family in seen else NEW_SHARE
+                dear = high > room or middle > max(1.0, share * room)
             if limits.seconds == math.inf or first or not dear:
                 self._start(pool, trial, self._wall(family, middle, high, room, first))
                 return True
@@ -270,13 +277,12 @@ class Study:
                     reason=f"predicted to take {middle:.1f} s (90 %: {high:.1f} s), {max(0.0, room):.1f} s are left for it",
                 )
             )
-            if cheapest is None or middle < cheapest[0]:
-                cheapest = middle, high, trial
+            skipped.append(((middle > room, plan.family in seen, middle), high, trial))
         room = self.left() - reserve()
-        if cheapest is None or self._pending or room < LEAST_SECONDS:
+        if not skipped or self._pending or room < LEAST_SECONDS:
             return False
         # nothing runs and nothing fits: a prediction may be wrong, and time that is left over is worth nothing
-        middle, high, trial = cheapest
+        (_, _, middle), high, trial = min(skipped, key=lambda one: one[0])
         family = self.setting.families[trial.plan.family]
         self._start(pool, replace(trial, number=self._take_number()), self._wall(family, middle, high, room, False))
         return True
