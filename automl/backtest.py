@@ -14,7 +14,7 @@ from automl.estimators.families import FAMILIES
 from automl.search.fitting import Job, Result, supervise
 from automl.search.forecast import COSTS, fitted, law_points
 from automl.search.metric import Metric
-from automl.search.plan import Plan
+from automl.search.plan import ENSEMBLE, Plan
 from automl.search.scaling import KAPPA, Backtest, Forecast, RefusalError, judge
 from automl.search.split import Split
 from automl.search.trial import Trial
@@ -89,6 +89,8 @@ def _curve(
 ) -> tuple[list[Trial], str]:
     """(completed trials of the plan, one a row count; why there is none)."""
     family = next((f for f in FAMILIES if f.name == plan.family), None)
+    if plan.family == ENSEMBLE:
+        return [], "its members are judged, where they are on the front"
     if family is None:
         return [], "a family of the caller's own, which the command line does not know"
     server = "torch" if family.needs == "torch" else "core"

@@ -16,7 +16,6 @@ from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
 from .prefix import count
-from .runtime import RowEncoder
 from .space import Value
 from .table import merge_duplicates
 
@@ -189,7 +188,7 @@ class Pipeline:
     def _prove(self, model: bytes, table: Table, rows: NDArray[np.int64]) -> Proof:
         from .graph import session
 
-        X = self._proof_matrix(table, rows)
+        X = proof_matrix(self.encoder, table, rows, self.seed)
         run, step = session(model), max(1, 20_000_000 // max(1, X.shape[1]))
         worst, ties, scale = 0.0, 0, float(np.std(table.y)) if self.task.kind == "regression" else 1.0
         for i in range(0, len(X), step):
@@ -217,25 +216,29 @@ class Pipeline:
     def _prepare_dense(self, X: NDArray[np.float32]) -> Any:
         return X if self.reduction is None else self.reduction.transform(X)
 
-    def _proof_matrix(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """At least 1,000 encoded rows; in one cell of eight the column is missing, in another it is unseen."""
-        rng = np.random.default_rng(self.seed)
-        some = rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS)
-        X = self.encoder.transform(table, np.sort(some))
-        dense = np.array(X if isinstance(X, np.ndarray) else X.toarray(), np.float32, order="C")
-        missing, unseen = self._corrupt_rows(table)
-        sources = np.asarray(self.encoder.sources, np.int64)
-        draw = rng.random((len(dense), len(table.columns)))[:, sources]
-        dense = np.where(draw < 0.125, missing, np.where(draw > 0.875, unseen, dense))
-        return np.ascontiguousarray(dense, np.float32)
 
-    def _corrupt_rows(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
-        encoder = RowEncoder(self.encoder.tables)
-        odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
-        rows = [{c.name: None for c in table.columns}, {c.name: odd.get(c.kind) for c in table.columns}]
-        missing, unseen = (np.array(encoder.transform_row(row), np.float32).reshape(1, -1) for row in rows)
-        return missing, unseen
+def proof_matrix(encoder: Encoder, table: Table, rows: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+    """At least 1,000 encoded rows; in one cell of eight the column is missing, in another it is unseen.
+
+    Which rows and cells is the seed's doing alone: of several encoders they are the same.
+    """
+    rng = np.random.default_rng(seed)
+    some = rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS)
+    X = encoder.transform(table, np.sort(some))
+    dense = np.array(X if isinstance(X, np.ndarray) else X.toarray(), np.float32, order="C")
+    missing, unseen = _corrupt_rows(encoder, table)
+    sources = np.asarray(encoder.sources, np.int64)
+    draw = rng.random((len(dense), len(table.columns)))[:, sources]
+    dense = np.where(draw < 0.125, missing, np.where(draw > 0.875, unseen, dense))
+    return np.ascontiguousarray(dense, np.float32)
+
+
+def _corrupt_rows(encoder: Encoder, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
+    odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
+    rows = [{c.name: None for c in table.columns}, {c.name: odd.get(c.kind) for c in table.columns}]
+    missing, unseen = (np.array(encoder.rows.transform_row(row), np.float32).reshape(1, -1) for row in rows)
+    return missing, unseen
 
 
 def check_classes(table: Table, rows: NDArray[np.int64]) -> None:

@@ -7,12 +7,14 @@ two classes or one value; it is the smaller (about 25 bytes a node) and has set 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ArtifactError
 from .graph import Graph, below, tensor
 
 LEQ, EQ, MEMBER = 0, 4, 6
@@ -130,9 +132,12 @@ def _modes(trees: Trees) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArra
 
 
 def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
-    """Leaves of several targets: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits before its leaves."""
+    """Leaves of several targets, or of one each: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits
+
+    before its leaves.
+    """
     if trees.counts is not None:
-        raise NotImplementedError("category sets together with leaves of several targets")
+        raise NotImplementedError("category sets in the older operator")
     tree = np.arange(len(trees.sizes))
     size = np.repeat(trees.sizes, trees.sizes)
     node_tree, leaf_tree = np.repeat(tree, trees.sizes), np.repeat(tree, trees.sizes + 1)
@@ -145,9 +150,14 @@ def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArr
     def arranged(nodes: NDArray[Any], leaves: NDArray[Any] = none) -> NDArray[Any]:
         return np.concatenate([nodes, leaves])[order]
 
-    filled = trees.values != 0
-    filled[~filled.any(axis=1), 0] = True  # onnxruntime wants a target of every leaf
-    leaf, target = np.nonzero(filled & kept[:, None])
+    if trees.targets is None:
+        filled = trees.values != 0
+        filled[~filled.any(axis=1), 0] = True  # onnxruntime wants a target of every leaf
+        leaf, column = np.nonzero(filled & kept[:, None])
+        target = column
+    else:
+        leaf = np.flatnonzero(kept)
+        column, target = np.zeros(len(leaf), np.int64), trees.targets[leaf]
     missing = arranged(trees.missing_left)
     total = graph.node(
         "TreeEnsembleRegressor",
@@ -165,7 +175,69 @@ def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArr
         target_treeids=leaf_tree[leaf],
         target_nodeids=leaf_id[leaf],
         target_ids=target,
-        target_weights=trees.values[leaf, target],
+        target_weights=trees.values[leaf, column],
     )
     # not its base_values: onnxruntime leaves them out of a target that no leaf of the row has added to
     return graph.node("Add", total, graph.constant(constants)) if constants.any() else total
+
+
+# -- one version for several graphs ------------------------------------------------------------------------------------
+
+
+def of_one_version(models: Sequence[Any]) -> None:
+    """Brings `onnx.ModelProto`s that are to become one graph to one version of `ai.onnx.ml`, in place.
+
+    Where both operators occur the newer one is written as the older: a graph has a single version, in which the other
+    operator does not exist. Raises ArtifactError for category splits, which the older one has no form for.
+    """
+    names = {node.op_type for model in models for node in model.graph.node}
+    if not {"TreeEnsemble", "TreeEnsembleRegressor"} <= names:
+        return
+    for model in models:
+        for node in model.graph.node:
+            if node.op_type == "TreeEnsemble":
+                node.CopyFrom(_older(node))
+
+
+def _older(node: Any) -> Any:
+    """The `TreeEnsembleRegressor` that says what a `TreeEnsemble` of `_write_single` says, its trees in the same order."""
+    from onnx import helper, numpy_helper
+
+    read: dict[str, Any] = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        read[attribute.name] = numpy_helper.to_array(value) if hasattr(value, "raw_data") else np.asarray(value)
+    if (read["nodes_modes"] != LEQ).any():
+        raise ArtifactError("trees with category splits and forests of several classes cannot stand in one graph")
+    roots = read["tree_roots"]
+    starts = np.sort(roots)
+    ends = dict(zip(starts.tolist(), [*starts[1:].tolist(), len(read["nodes_modes"])], strict=True))
+    spans = [(start, ends[start]) for start in roots.tolist()]
+    sizes = np.array([end - start for start, end in spans])
+    order = np.concatenate([np.arange(start, end) for start, end in spans])
+    base = np.repeat(roots, sizes)
+    children = [
+        (read[f"nodes_{side}nodeids"][order], read[f"nodes_{side}leafs"][order] != 0) for side in ("true", "false")
+    ]
+    # a tree's leaves stand together as well: its first is the smallest that a split of it names
+    smallest = [np.where(leaf, ids, np.iinfo(np.int64).max) for ids, leaf in children]
+    lowest = np.minimum.reduceat(np.minimum(*smallest), np.cumsum(sizes) - sizes)
+    first = np.repeat(lowest, sizes)
+    left, right = (np.where(leaf, -1 - (ids - first), ids - base) for ids, leaf in children)
+    leaves = np.concatenate([np.arange(low, low + size + 1) for low, size in zip(lowest, sizes, strict=True)])
+    missing = read.get("nodes_missing_value_tracks_true", np.zeros(len(order), np.int64))
+    trees = Trees(
+        sizes=sizes,
+        feature=read["nodes_featureids"][order],
+        threshold=read["nodes_splits"][order].astype(np.float64),
+        missing_left=missing[order] != 0,
+        left=left,
+        right=right,
+        values=read["leaf_weights"][leaves].astype(np.float64).reshape(-1, 1),
+        targets=read["leaf_targetids"][leaves],
+    )
+    width = int(read["n_targets"])
+    scratch = Graph(0)
+    written = scratch.model(_write_many(scratch, node.input[0], trees, width, np.zeros(width))).graph.node[0]
+    written.output[:] = list(node.output)
+    return written

@@ -88,6 +88,7 @@ class Setting:
     in_process: bool = False
     device: str = "cpu"
     target_rows: int | None = None
+    ensembles: bool = False
 
     @property
     def trial_threads(self) -> int:
@@ -250,7 +251,7 @@ class Study:
             family, rows = self.setting.families[plan.family], self.rungs[rung]
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
             room = self.left() - reserve()
-            trial = Trial(self._take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
+            trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
             first = not any(t.status == "completed" for t in self.trials)
             if plan.id in self.references:  # what every other model is held against: worth more than its share
                 dear = middle > 0.7 * room
@@ -287,7 +288,7 @@ class Study:
                     trial, rows = queue.pop(0)
                     left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
                     if needed <= left:
-                        point = Trial(self._take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
+                        point = Trial(self.take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
                         self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
                 self._collect(0.05)
             self._drain(lambda: math.inf)
@@ -317,7 +318,7 @@ class Study:
         plan = from_point(
             {"family": family.name, **family.starts(self.setting.facts)[0]}, family, self.setting.facts, 1
         )
-        trial = Trial(self._take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
+        trial = Trial(self.take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
         self._start(pool, trial, wall, here=fits_here(family))
         self._drain(lambda: 0.0)
         self.cancel.clear()
@@ -353,7 +354,8 @@ class Study:
         """Where the artifact of a trial lies while the search runs."""
         return self.setting.data / "trials" / f"t{trial.number:04d}"
 
-    def _take_number(self) -> int:
+    def take_number(self) -> int:
+        """A number that no trial of the run has."""
         self.number += 1
         return self.number - 1
 
@@ -400,7 +402,7 @@ class Study:
             reason = "the same plan is running" if same is None else f"the same plan as trial {same}"
             rows = self.rungs[self.base_rung]
             self._end(
-                Trial(self._take_number(), plan, rows, self.base_rung, "skipped", reason, point=tuple(point.items()))
+                Trial(self.take_number(), plan, rows, self.base_rung, "skipped", reason, point=tuple(point.items()))
             )
         return None
 
@@ -508,7 +510,7 @@ class Study:
                 parent=parent.number,
             )
             if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
-                prefix = replace(prefix, number=self._take_number())
+                prefix = replace(prefix, number=self.take_number())
                 self._keep_losses(prefix.number, found)
                 self._end(prefix)
 
