@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArtifactError
 from .graph import Graph, below, tensor
 
 LEQ, EQ, MEMBER = 0, 4, 6
@@ -134,17 +133,18 @@ def _modes(trees: Trees) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArra
 def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
     """Leaves of several targets, or of one each: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits
 
-    before its leaves.
+    before its leaves. A category set is a chain of equalities that share what they lead to, as onnxruntime understands it.
     """
-    if trees.counts is not None:
-        raise NotImplementedError("category sets in the older operator")
     tree = np.arange(len(trees.sizes))
     size = np.repeat(trees.sizes, trees.sizes)
     node_tree, leaf_tree = np.repeat(tree, trees.sizes), np.repeat(tree, trees.sizes + 1)
     node_id = np.arange(len(node_tree)) - np.repeat(np.cumsum(trees.sizes) - trees.sizes, trees.sizes)
     leaf_id = np.arange(len(leaf_tree)) - np.repeat(trees.leaf_offsets - trees.sizes, trees.sizes + 1)
     kept = trees.sizes[leaf_tree] > 0
-    order = np.argsort(np.concatenate([node_tree, leaf_tree[kept]]), kind="stable")
+    owner, numbers, false, sets, splits = _chains(
+        trees, node_tree, node_id, np.where(trees.right >= 0, trees.right, size - 1 - trees.right)
+    )
+    order = np.argsort(np.concatenate([node_tree[owner], leaf_tree[kept]]), kind="stable")
     none = np.zeros(int(kept.sum()), np.int64)
 
     def arranged(nodes: NDArray[Any], leaves: NDArray[Any] = none) -> NDArray[Any]:
@@ -158,19 +158,20 @@ def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArr
     else:
         leaf = np.flatnonzero(kept)
         column, target = np.zeros(len(leaf), np.int64), trees.targets[leaf]
-    missing = arranged(trees.missing_left)
+    missing = arranged(trees.missing_left[owner])
+    modes = np.concatenate([np.where(sets, b"BRANCH_EQ", b"BRANCH_LEQ"), np.full(len(none), b"LEAF")])
     total = graph.node(
         "TreeEnsembleRegressor",
         x,
         domain="ai.onnx.ml",
         n_targets=width,
-        nodes_treeids=arranged(node_tree, leaf_tree[kept]),
-        nodes_nodeids=arranged(node_id, leaf_id[kept]),
-        nodes_modes=np.where(order < len(node_tree), b"BRANCH_LEQ", b"LEAF"),
-        nodes_featureids=arranged(trees.feature),
-        nodes_values=arranged(below(trees.threshold)),
-        nodes_truenodeids=arranged(np.where(trees.left >= 0, trees.left, size - 1 - trees.left)),
-        nodes_falsenodeids=arranged(np.where(trees.right >= 0, trees.right, size - 1 - trees.right)),
+        nodes_treeids=arranged(node_tree[owner], leaf_tree[kept]),
+        nodes_nodeids=arranged(numbers, leaf_id[kept]),
+        nodes_modes=modes[order],
+        nodes_featureids=arranged(trees.feature[owner]),
+        nodes_values=arranged(splits),
+        nodes_truenodeids=arranged(np.where(trees.left >= 0, trees.left, size - 1 - trees.left)[owner]),
+        nodes_falsenodeids=arranged(false),
         nodes_missing_value_tracks_true=missing if missing.any() else None,
         target_treeids=leaf_tree[leaf],
         target_nodeids=leaf_id[leaf],
@@ -181,6 +182,27 @@ def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArr
     return graph.node("Add", total, graph.constant(constants)) if constants.any() else total
 
 
+def _chains(
+    trees: Trees, node_tree: NDArray[np.int64], node_id: NDArray[np.int64], false: NDArray[np.int64]
+) -> tuple[NDArray[Any], ...]:
+    """Every split once, and one of k category codes k times in a row, each testing one and leading on to the next.
+
+    (the split behind each, its number within its tree, where it leads if untrue, whether it tests a code, its value).
+    """
+    counts = np.zeros(len(node_id), np.int64) if trees.counts is None else trees.counts
+    length = np.maximum(counts, 1)
+    owner = np.repeat(np.arange(len(length)), length)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)
+    further = place > 0  # their numbers follow those of the tree's leaves
+    more = np.bincount(node_tree, length - 1, len(trees.sizes)).astype(np.int64)
+    rank = np.cumsum(further) - 1 - (np.cumsum(more) - more)[node_tree[owner]]
+    numbers = np.where(further, 2 * trees.sizes[node_tree[owner]] + 1 + rank, node_id[owner])
+    leads = np.where(np.append(further[1:], False), np.append(numbers[1:], 0), false[owner])
+    sets, splits = counts[owner] > 0, below(trees.threshold)[owner]
+    splits[sets] = trees.members
+    return owner, numbers, leads, sets, splits
+
+
 # -- one version for several graphs ------------------------------------------------------------------------------------
 
 
@@ -188,7 +210,7 @@ def of_one_version(models: Sequence[Any]) -> None:
     """Brings `onnx.ModelProto`s that are to become one graph to one version of `ai.onnx.ml`, in place.
 
     Where both operators occur the newer one is written as the older: a graph has a single version, in which the other
-    operator does not exist. Raises ArtifactError for category splits, which the older one has no form for.
+    operator does not exist.
     """
     names = {node.op_type for model in models for node in model.graph.node}
     if not {"TreeEnsemble", "TreeEnsembleRegressor"} <= names:
@@ -207,8 +229,6 @@ def _older(node: Any) -> Any:
     for attribute in node.attribute:
         value = helper.get_attribute_value(attribute)
         read[attribute.name] = numpy_helper.to_array(value) if hasattr(value, "raw_data") else np.asarray(value)
-    if (read["nodes_modes"] != LEQ).any():
-        raise ArtifactError("trees with category splits and forests of several classes cannot stand in one graph")
     roots = read["tree_roots"]
     starts = np.sort(roots)
     ends = dict(zip(starts.tolist(), [*starts[1:].tolist(), len(read["nodes_modes"])], strict=True))
@@ -225,6 +245,7 @@ def _older(node: Any) -> Any:
     first = np.repeat(lowest, sizes)
     left, right = (np.where(leaf, -1 - (ids - first), ids - base) for ids, leaf in children)
     leaves = np.concatenate([np.arange(low, low + size + 1) for low, size in zip(lowest, sizes, strict=True)])
+    counts, members = _members(read, order)
     missing = read.get("nodes_missing_value_tracks_true", np.zeros(len(order), np.int64))
     trees = Trees(
         sizes=sizes,
@@ -235,9 +256,26 @@ def _older(node: Any) -> Any:
         right=right,
         values=read["leaf_weights"][leaves].astype(np.float64).reshape(-1, 1),
         targets=read["leaf_targetids"][leaves],
+        counts=counts,
+        members=members,
     )
     width = int(read["n_targets"])
     scratch = Graph(0)
     written = scratch.model(_write_many(scratch, node.input[0], trees, width, np.zeros(width))).graph.node[0]
     written.output[:] = list(node.output)
     return written
+
+
+def _members(read: dict[str, Any], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(how many category codes each split tests, the codes of one split after another), the splits in this order."""
+    modes = read["nodes_modes"]
+    listed = read.get("membership_values", np.empty(0, np.float32))
+    ends = np.flatnonzero(np.isnan(listed))  # a set ends with a NaN
+    counts = (modes == EQ).astype(np.int64)
+    counts[modes == MEMBER] = np.diff(ends, prepend=-1) - 1
+    each = np.repeat(modes, counts)
+    codes = np.empty(len(each), np.int64)
+    codes[each == EQ] = read["nodes_splits"][modes == EQ]
+    codes[each == MEMBER] = listed[~np.isnan(listed)]
+    first, sizes = (np.cumsum(counts) - counts)[order], counts[order]
+    return sizes, codes[np.repeat(first - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(codes))]

@@ -140,7 +140,8 @@ class Finish:
         beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
         fits = groups([*finalists, *beside.values()])
         fits[1:] = sorted(fits[1:], key=self._predict)
-        fitted = [model for group in fits for model in self._fit(group)]
+        keep = BLEND_SECONDS * len(ensembles)
+        fitted = [model for group in fits for model in self._fit(group, keep)]
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
