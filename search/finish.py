@@ -41,8 +41,11 @@ ENSEMBLES_FROM = 10.0
 MOST_ENSEMBLES = 4
 SELECT_SHARE = 0.015
 """The share of a wall budget that the selection of ensembles may take."""
-MEMBER_SHARE, MEMBER_FITS = 0.05, 4
-"""So much of it is kept back for the fits on all rows of members that are no finalists, as many as are usual."""
+MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
+"""Kept back for the fits on all rows of members that are no finalists: this share of it, for so many fits, at the most; and
+
+the time for so many ensembles.
+"""
 BLEND_SECONDS = 0.5
 """What an ensemble takes beside its members' fits: its graph, written and proven in a process of its own."""
 EXPORT_SECONDS = 0.05
@@ -140,7 +143,7 @@ class Finish:
         beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
         fits = groups([*finalists, *beside.values()])
         fits[1:] = sorted(fits[1:], key=self._predict)
-        keep = BLEND_SECONDS * len(ensembles)
+        keep = BLEND_SECONDS * min(USUAL, len(ensembles))
         fitted = [model for group in fits for model in self._fit(group, keep)]
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
@@ -210,7 +213,7 @@ class Finish:
         rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
         rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
         fits = min(sum(self._predict([t]) for t in rest[:MEMBER_FITS]), MEMBER_SHARE * self.budget)
-        blends = BLEND_SECONDS * min(MOST_ENSEMBLES, int(self.budget / ENSEMBLES_FROM))
+        blends = BLEND_SECONDS * min(USUAL, int(self.budget / ENSEMBLES_FROM))
         return SELECT_SHARE * self.budget + fits + blends
 
     def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
