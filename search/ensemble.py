@@ -85,7 +85,9 @@ def greedy(pool: Pool, price: float, until: float = math.inf) -> tuple[int, ...]
 
     Each step adds what leaves the smallest error plus `price` times the costs of the distinct members.
     """
-    best, found, chosen, idle = math.inf, (), (), 0  # type: float, tuple[int, ...], tuple[int, ...], int
+    best, idle = math.inf, 0
+    found: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
     while len(chosen) < STEPS and idle < PATIENCE:
         own = sorted(set(chosen))
         paid = float(pool.costs[own].sum())
@@ -109,7 +111,8 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
     """At most `most` ensembles of the trials, as completed trials that are not in the store, the most accurate first.
 
     Each is better than its best member by more than the noise of their difference, and no trial is as good as it in every
-    objective. Their influences are among the study's losses from then on. It takes about `seconds`.
+    objective. Their influences are among the study's losses from then on. It takes about `seconds`. Raises what the metric
+    does, which may be the user's own code.
     """
     until = time.monotonic() + seconds
     scored = _Scored(study)
@@ -124,9 +127,12 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
         None if scored.weights is None else scored.weights[: scored.cut],
     )
     paths = [greedy(pool, price, until) for price in PRICES]
+    log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(set(paths)), study.elapsed())
     ensembles, values = [], [study.values(t) for t in trials]
     for chosen in dict.fromkeys(path for path in paths if len(set(path)) > 1):
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
+        if time.monotonic() > until:
+            break
         found = _ensemble(study, scored, members)
         if found is not None:
             ensembles.append(found)
@@ -150,7 +156,7 @@ class _Scored:
 
     def file(self, trial: Trial) -> Path:
         fit = trial if trial.parent is None else replace(trial, number=trial.parent)
-        return predictions_file(self.study.folder(fit))
+        return predictions_file(self.study.setting.data, self.study.folder(fit).name)
 
     def known(self, trial: Trial) -> bool:
         """Whether its predictions are there; a former process's, or those of one prefix too many, are not."""
@@ -263,8 +269,12 @@ def fit_of(trial: Trial) -> int:
 
 
 def at_other_rows(study: Study, trial: Trial) -> list[Trial]:
-    """The ensemble at all row counts that every member was fitted on, as trials to fit its laws to."""
-    scored, found = _Scored(study), []
+    """The ensemble at all row counts that every member was fitted on, as trials to fit its laws to.
+
+    Raises what the metric does, which may be the user's own code.
+    """
+    scored = _Scored(study)
+    found: list[Trial] = []
     curves: list[tuple[Mapping[int, Trial], int]] = []
     for plan, weight in trial.plan.members:
         key = (plan.whole.id, plan.prefix)

@@ -21,7 +21,7 @@ from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
-from .plan import ENSEMBLE, Plan
+from .plan import Plan
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome, run_isolated
@@ -162,7 +162,7 @@ class Finish:
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
         kappa = run_kappa(study.trials)
-        return [replace(model, laws=self._laws(model.trial, kappa)) for model in self._front(measured)]
+        return [replace(m, laws=m.laws or self._laws(m.trial, kappa)) for m in self._front(measured)]
 
     # -- laws -------------------------------------------------------------------------------------------------------
 
@@ -186,11 +186,8 @@ class Finish:
     def _laws(self, trial: Trial, kappa: float) -> dict[str, Any]:
         """The laws of a finalist, from the trials of its plan, or of the same prefix of it, at all row counts."""
         setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.prefix)
-        facts = setting.facts
-        if trial.plan.family == ENSEMBLE:
-            return laws_of(trial.plan, at_other_rows(self.study, trial), None, facts.columns, facts.classes, kappa)
         own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.prefix) == key]
-        family = setting.families[trial.plan.family]
+        family, facts = setting.families[trial.plan.family], setting.facts
         return laws_of(self._final_plan(trial), own, family, facts.columns, facts.classes, kappa)
 
     # -- ensembles --------------------------------------------------------------------------------------------------
@@ -203,7 +200,11 @@ class Finish:
         if math.isfinite(self.budget):
             most = min(most, int(self.budget / ENSEMBLES_FROM))
         study.tell_listener("ensembles")
-        return select(study, SELECT_SHARE * self.budget, most)
+        try:
+            return select(study, SELECT_SHARE * self.budget, most)
+        except Exception as error:  # the metric may be the user's own code, and it runs here for the first time
+            log.warning("there are no ensembles: %s: %s", type(error).__name__, error)
+            return []
 
     def _ensemble_seconds(self, finalists: Sequence[Trial]) -> float:
         """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
@@ -259,14 +260,25 @@ class Finish:
         log.debug("blended %d models in %.2f s", len(parts), outcome.wall_seconds)
         result: Result = outcome.value
         costs = together([m.trial for m, _ in parts], [m.measurement for m, _ in parts])
-        own = result.measurement
+        own, plan = result.measurement, replace(trial.plan, members=tuple((m.plan, weight) for m, weight in parts))
         return Finalist(
             trial,
-            replace(trial.plan, members=tuple((m.plan, weight) for m, weight in parts)),
+            plan,
             replace(costs, size_bytes=own.size_bytes, columns=own.columns),
             folder,
             result.proof,
+            self._ensemble_laws(trial, plan),
         )
+
+    def _ensemble_laws(self, trial: Trial, plan: Plan) -> dict[str, Any]:
+        """The laws of an ensemble whose members were finally fitted as `plan` says, from what its members predicted at all row counts that they were fitted on."""
+        facts = self.study.setting.facts
+        try:
+            points = at_other_rows(self.study, trial)
+        except Exception as error:  # the metric may be the user's own code
+            log.warning("an ensemble has no laws: %s: %s", type(error).__name__, error)
+            points = []
+        return laws_of(plan, points, None, facts.columns, facts.classes, run_kappa(self.study.trials))
 
     # -- the fits -----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -172,7 +172,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         found.append((plan, judged(job.metric, costs, y, predicted, weights, cut)))
         if predicted.size <= room:
             predictions[plan.id], room = kept(task, predicted), room - predicted.size
-    np.savez(predictions_file(job.folder), **predictions)  # type: ignore[arg-type]
+    write_predictions(job.data, job.folder.name, predictions)
     return replace(
         whole, measurement=measured, refit=_merge_refits(refits), proof=proof.as_dict(), prefixes=tuple(found)
     )
@@ -183,9 +183,17 @@ def kept(task: str, prediction: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(prediction[:, 1] if task == "binary" else prediction, np.float32)
 
 
-def predictions_file(folder: Path) -> Path:
-    """Where a trial whose artifact is in `folder` keeps what it and its prefixes predict for the rows scored, by plan id."""
-    return folder.with_suffix(".npz")
+def predictions_file(data: Path, name: str) -> Path:
+    """Where the trial whose artifact's folder has this name keeps what it and its prefixes predict for the rows scored."""
+    return data / "predictions" / f"{name}.npz"
+
+
+def write_predictions(data: Path, name: str, predictions: Mapping[str, NDArray[np.float32]]) -> None:
+    """Keeps predictions by the ids of their plans, for the ensembles."""
+    place = predictions_file(data, name)
+    place.parent.mkdir(exist_ok=True)
+    arrays: dict[str, Any] = dict(predictions)
+    np.savez(place, **arrays)
 
 
 def judged(
