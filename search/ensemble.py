@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ PRICES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 MEMBERS = 8
 """An ensemble has at most so many distinct members."""
 CANDIDATES, LEAST_CANDIDATES = 50, 3
-CANDIDATE_CELLS = 10_000_000
+CANDIDATE_CELLS = 5_000_000
 """All candidates' predictions hold at most so many numbers: they lie in the memory of the caller's process."""
 CALLS = 24
 """How often a metric is computed for each candidate over a whole selection, about: what it takes is foreseen by that."""
@@ -80,8 +80,8 @@ class Pool:
         return self._known[key]
 
 
-def greedy(pool: Pool, price: float, until: float = math.inf) -> tuple[int, ...]:
-    """The candidates' numbers, sorted and with repeats, of the best ensemble on the greedy path; until then (monotonic).
+def greedy(pool: Pool, price: float, stop: Callable[[], bool] = lambda: False) -> tuple[int, ...]:
+    """The candidates' numbers, sorted and with repeats, of the best ensemble on the greedy path, as far as it came till `stop`.
 
     Each step adds what leaves the smallest error plus `price` times the costs of the distinct members.
     """
@@ -93,7 +93,7 @@ def greedy(pool: Pool, price: float, until: float = math.inf) -> tuple[int, ...]
         paid = float(pool.costs[own].sum())
         steps = []
         for j in own if len(own) == MEMBERS else range(len(pool.costs)):
-            if time.monotonic() > until:
+            if stop():
                 return tuple(sorted(found))
             extra = 0.0 if j in own else float(pool.costs[j])
             steps.append((pool.error((*chosen, j)) + price * (paid + extra), extra > 0.0, j))
@@ -115,6 +115,10 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
     does, which may be the user's own code.
     """
     until = time.monotonic() + seconds
+
+    def stop() -> bool:
+        return study.interrupted or time.monotonic() > until
+
     scored = _Scored(study)
     trials = _candidates(study, scored, seconds)
     if len(trials) < LEAST_CANDIDATES:
@@ -126,12 +130,12 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
         study.setting.metric,
         None if scored.weights is None else scored.weights[: scored.cut],
     )
-    paths = [greedy(pool, price, until) for price in PRICES]
+    paths = [greedy(pool, price, stop) for price in PRICES]
     log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(set(paths)), study.elapsed())
     ensembles, values = [], [study.values(t) for t in trials]
     for chosen in dict.fromkeys(path for path in paths if len(set(path)) > 1):
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
-        if time.monotonic() > until:
+        if stop():
             break
         found = _ensemble(study, scored, members)
         if found is not None:
