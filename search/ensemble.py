@@ -111,8 +111,8 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
     """At most `most` ensembles of the trials, as completed trials that are not in the store, the most accurate first.
 
     Each is better than its best member by more than the noise of their difference, and no trial is as good as it in every
-    objective. Their influences are among the study's losses from then on. It takes about `seconds`. Raises what the metric
-    does, which may be the user's own code.
+    objective. Their influences are among the study's losses from then on. It takes about `seconds`, and
+    at most as long again to judge what was found. Raises what the metric does, which may be the user's own code.
     """
     until = time.monotonic() + seconds
 
@@ -135,7 +135,7 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
     ensembles, values = [], [study.values(t) for t in trials]
     for chosen in dict.fromkeys(path for path in paths if len(set(path)) > 1):
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
-        if stop():
+        if study.interrupted or time.monotonic() > until + seconds:
             break
         found = _ensemble(study, scored, members)
         if found is not None:

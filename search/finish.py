@@ -39,8 +39,8 @@ REFIT_SHARE = 0.2
 ENSEMBLES_FROM = 10.0
 """Seconds of a wall budget under which there is no time for ensembles; for each of these one is finished, four at the most."""
 MOST_ENSEMBLES = 4
-SELECT_SHARE = 0.015
-"""The share of a wall budget that the selection of ensembles may take."""
+SELECT_SHARE = 0.01
+"""The share of a wall budget that the selection of ensembles may take, and as much to judge them, which is rarely needed."""
 MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
 """Kept back for the fits on all rows of members that are no finalists: this share of it, for so many fits, at the most; and
 
