@@ -19,6 +19,7 @@ from automl.errors import UsageError
 from automl.estimators.families import FAMILIES
 from automl.front import Front, Model, open_run
 from automl.inputs import resolve_families, with_ensembles
+from automl.search import finish
 from automl.search.plan import ENSEMBLE, Plan
 from automl.search.store import Store
 
@@ -150,3 +151,13 @@ def test_no_family_of_the_users_is_called_ensemble() -> None:
     own: Any = type("Own", (type(FAMILIES[1]),), {"name": ENSEMBLE})
     with pytest.raises(UsageError, match="rename it"):
         resolve_families(["tree", own], None)
+
+
+def test_a_metric_that_raises_on_blends_loses_no_run(table: Path, monkeypatch: Any, caplog: Any) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("only whole numbers")
+
+    monkeypatch.setattr(finish, "select", fails)
+    model = automl.fit(table, target="y", budget=Budget(trials=2), families=["linear", "tree", ENSEMBLE], n_jobs=1)
+    assert len(model.front_) >= 1
+    assert "only whole numbers" in caplog.text
