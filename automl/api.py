@@ -40,6 +40,7 @@ from .inputs import (
     resolve_objectives,
     seed_of,
     split_target,
+    with_ensembles,
 )
 from .run import (
     Options,
@@ -195,6 +196,7 @@ class _AutoML(BaseEstimator):
             metric=Metric.resolve(self.metric, table.task),
             objectives=resolve_objectives(self.objectives),
             families=resolve_families(self.families, self.exclude),
+            ensembles=with_ensembles(self.families, self.exclude),
             strategy=self.strategy,
             budget_seconds=budget.seconds(),
             trials=budget.count(),
@@ -341,7 +343,8 @@ class AutoMLClassifier(ClassifierMixin, _AutoML):
     budget : seconds, "90s", "10m", "1h", or `Budget(time=, trials=, memory=)`. Everything counts against it.
     metric : a scikit-learn scorer's name or a callable (y_true, y_pred); roc_auc for two classes, log_loss for more.
     objectives : names or `Objective`s; error, training_time, latency and memory by default.
-    families, exclude : names or `Family`s to search, and names to leave out.
+    families, exclude : names or `Family`s to search, and names to leave out. "ensemble", one of them by default, stands for
+        blends of the models found.
     strategy : "auto", "random", "grid", "bayesian" or "nsga2".
     target_rows : the training rows that the model will have where it is deployed, a number or text such as "10M". The
         search compares candidates by what their laws forecast there, and the limits are held against it.

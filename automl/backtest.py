@@ -14,7 +14,7 @@ from automl.estimators.families import FAMILIES
 from automl.search.fitting import Job, Result, supervise
 from automl.search.forecast import COSTS, fitted, law_points
 from automl.search.metric import Metric
-from automl.search.plan import Plan
+from automl.search.plan import ENSEMBLE, Plan
 from automl.search.scaling import KAPPA, Backtest, Forecast, RefusalError, judge
 from automl.search.trial import Trial
 from automl.search.worker import start_server
@@ -91,6 +91,8 @@ def looked_at(full: int) -> tuple[list[int], list[int]]:
 def measured_curve(plan: Plan, counts: Sequence[int], data: Path, metric: Metric, seed: int) -> tuple[list[Trial], str]:
     """(completed trials of the plan, one a row count; why there is none). `data` is a folder that `write_data` filled."""
     family = next((f for f in FAMILIES if f.name == plan.family), None)
+    if plan.family == ENSEMBLE:
+        return [], "its members are judged, where they are on the front"
     if family is None:
         return [], "a family of the caller's own, which the command line does not know"
     server = "torch" if family.needs == "torch" else "core"

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -329,7 +330,7 @@ class Front(Sequence[Model]):
             e = model.entry
             cells = [
                 e["id"],
-                e["family"] + prefix_shown(e["plan"]),
+                e["family"] + plan_shown(e["plan"]),
                 f"{e['score']:.5g}",
                 f"{e['score_low']:.5g} to {e['score_high']:.5g}",
                 shown(e["latency_p50_seconds"], show_seconds),
@@ -421,8 +422,11 @@ class Front(Sequence[Model]):
         return (Front.from_bytes, (self.to_bytes(),))
 
 
-def prefix_shown(plan: Mapping[str, Any]) -> str:
-    """ ", 1/4 of its trees" for a prefix of a model, nothing for a whole one."""
+def plan_shown(plan: Mapping[str, Any]) -> str:
+    """ ", 1/4 of its trees" for a prefix of a model, " of 2 forest, 1 linear" for an ensemble's members, else nothing."""
+    if plan.get("members"):
+        counts = Counter(member["plan"]["family"] for member in plan["members"])
+        return " of " + ", ".join(f"{count} {family}" for family, count in counts.most_common())
     share = plan.get("prefix", 1.0)
     return "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
 

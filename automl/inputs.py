@@ -126,15 +126,33 @@ def is_plain(value: Any) -> bool:
 
 
 def resolve_families(families: Any, exclude: Any) -> tuple[Family, ...]:
-    """The families named, ours and the user's own (objects or classes) in one list. Raises UsageError for an unknown name."""
+    """The families named, ours and the user's own (objects or classes) in one list. Raises UsageError for an unknown name.
+
+    "ensemble" among them is no family that is searched: see `with_ensembles`.
+    """
     from automl.estimators.families import by_name
     from automl.estimators.family import Family
+    from automl.search.plan import ENSEMBLE
 
     given = None if families is None else [f() if isinstance(f, type) else f for f in as_list(families, "families")]
     for item in given or ():
+        if isinstance(item, Family) and item.name == ENSEMBLE:
+            raise UsageError(
+                f"a family is named {ENSEMBLE!r}, which is what blends of several models are called: rename it"
+            )
         if not isinstance(item, (str, Family)):
             raise UsageTypeError(f"families holds {item!r}: give names (see `automl families`) or Family objects")
-    return tuple(by_name(given, () if exclude is None else as_list(exclude, "exclude")))
+    given = None if given is None else [item for item in given if item != ENSEMBLE]
+    out = [] if exclude is None else [name for name in as_list(exclude, "exclude") if name != ENSEMBLE]
+    return tuple(by_name(given, out))
+
+
+def with_ensembles(families: Any, exclude: Any) -> bool:
+    """Whether blends of the models found are wanted: "ensemble" is one of the families where none are named, or by name."""
+    from automl.search.plan import ENSEMBLE
+
+    wanted = families is None or ENSEMBLE in as_list(families, "families")
+    return wanted and not (exclude is not None and ENSEMBLE in as_list(exclude, "exclude"))
 
 
 def resolve_objectives(objectives: Any) -> tuple[Objective, ...]:

@@ -75,6 +75,7 @@ class Options:
     device: str = "cpu"
     extra_seconds: float = 0.0
     target_rows: int | None = None
+    ensembles: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,7 @@ class Run:
             in_process=in_process,
             device=options.device,
             target_rows=options.target_rows,
+            ensembles=options.ensembles,
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")

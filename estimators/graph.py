@@ -60,6 +60,22 @@ class Graph:
         self._constants.append(tensor(array, name))
         return name
 
+    def add(self, model: Any, x: str) -> str:
+        """Adds the nodes of another graph's `onnx.ModelProto`, which is used up; they read `x` in the place of its input.
+
+        Returns the name of its output. Graphs of ours have no subgraphs, whose names would have to be kept apart as well.
+        """
+        prefix, body = f"g{len(self._nodes)}_", model.graph
+        names = {body.input[0].name: x, "": ""}  # "" is an input that is left out
+        for node in body.node:
+            node.input[:] = [names.get(name, prefix + name) for name in node.input]
+            node.output[:] = [prefix + name for name in node.output]
+            self._nodes.append(node)
+        for constant in body.initializer:
+            constant.name = prefix + constant.name
+            self._constants.append(constant)
+        return prefix + str(body.output[0].name)
+
     def model(self, output: str) -> Any:
         """The `onnx.ModelProto` whose output "y" is `output`; nodes and constants that it does not need are left out."""
         from onnx import TensorProto, helper

@@ -192,7 +192,7 @@ class Pipeline:
 
         run, count = session(model), 0
         worst, ties, scale = 0.0, 0, float(np.std(table.y)) if self.task.kind == "regression" else 1.0
-        for part in self._proof_blocks(table, rows):
+        for part in proof_blocks(self.encoder, table, rows, self.seed):
             count += len(part)
             native = self._native(self._prepare_dense(part))
             found = np.asarray(run.run(None, {"x": part})[0])
@@ -217,30 +217,35 @@ class Pipeline:
     def _prepare_dense(self, X: NDArray[np.float32]) -> Any:
         return X if self.reduction is None else self.reduction.transform(X)
 
-    def _proof_blocks(self, table: Table, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """At least 1,000 encoded rows, `PROOF_CELLS` at a time; in one cell of eight the column is missing, in another unseen."""
-        rng = np.random.default_rng(self.seed)
-        some = np.sort(rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS))
-        missing, unseen = self._corrupt_rows(table)
-        used, source = np.unique(np.asarray(self.encoder.sources, np.int64), return_inverse=True)
-        step = max(1, PROOF_CELLS // max(1, self.encoder.width))
-        for first in range(0, len(some), step):
-            distinct, place = np.unique(some[first : first + step], return_inverse=True)
-            X = self.encoder.transform(table, distinct)
-            dense = (X if isinstance(X, np.ndarray) else X.toarray())[place]
-            draw = rng.integers(0, 8, (len(dense), len(used)), np.uint8)[:, source]
-            np.copyto(dense, missing, where=draw == 0)
-            np.copyto(dense, unseen, where=draw == 7)
-            yield dense
 
-    def _corrupt_rows(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
-        encoder = self.encoder.rows
-        odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
-        used = [table.columns[i] for i in set(self.encoder.sources)]
-        rows = [{c.name: None for c in used}, {c.name: odd.get(c.kind) for c in used}]
-        missing, unseen = (np.array(encoder.transform_row(row), np.float32).reshape(1, -1) for row in rows)
-        return missing, unseen
+def proof_blocks(encoder: Encoder, table: Table, rows: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.float32]]:
+    """At least 1,000 encoded rows, `PROOF_CELLS` at a time; in one cell of eight the column is missing, in another unseen.
+
+    Which rows and cells is the seed's doing alone: of several encoders they are the same.
+    """
+    rng = np.random.default_rng(seed)
+    some = np.sort(rows[:PROOF_ROWS] if len(rows) >= PROOF_ROWS else rng.choice(rows, PROOF_ROWS))
+    draws = rng.integers(0, 8, (len(some), len(table.columns)), np.uint8)
+    sources = np.asarray(encoder.sources, np.int64)
+    missing, unseen = _corrupt_rows(encoder, table)
+    step = max(1, PROOF_CELLS // max(1, encoder.width))
+    for first in range(0, len(some), step):
+        distinct, place = np.unique(some[first : first + step], return_inverse=True)
+        X = encoder.transform(table, distinct)
+        dense = (X if isinstance(X, np.ndarray) else X.toarray())[place]
+        draw = draws[first : first + step][:, sources]
+        np.copyto(dense, missing, where=draw == 0)
+        np.copyto(dense, unseen, where=draw == 7)
+        yield dense
+
+
+def _corrupt_rows(encoder: Encoder, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(1, width) encodings of a row whose every cell is missing, and of one whose every category is unseen."""
+    odd = {"categorical": "\x00 unseen", "text": "\x00 unseen", "numeric": -1e30, "date": "9999-12-31"}
+    used = [table.columns[i] for i in set(encoder.sources)]
+    rows = [{c.name: None for c in used}, {c.name: odd.get(c.kind) for c in used}]
+    missing, unseen = (np.array(encoder.rows.transform_row(row), np.float32).reshape(1, -1) for row in rows)
+    return missing, unseen
 
 
 def check_classes(table: Table, rows: NDArray[np.int64]) -> None:

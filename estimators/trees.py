@@ -7,6 +7,7 @@ two classes or one value; it is the smaller (about 25 bytes a node) and has set 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,42 +131,151 @@ def _modes(trees: Trees) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArra
 
 
 def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
-    """Leaves of several targets: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits before its leaves."""
-    if trees.counts is not None:
-        raise NotImplementedError("category sets together with leaves of several targets")
+    """Leaves of several targets, or of one each: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits
+
+    before its leaves. A category set is a chain of equalities that share what they lead to, as onnxruntime understands it.
+    """
     tree = np.arange(len(trees.sizes))
     size = np.repeat(trees.sizes, trees.sizes)
     node_tree, leaf_tree = np.repeat(tree, trees.sizes), np.repeat(tree, trees.sizes + 1)
     node_id = np.arange(len(node_tree)) - np.repeat(np.cumsum(trees.sizes) - trees.sizes, trees.sizes)
     leaf_id = np.arange(len(leaf_tree)) - np.repeat(trees.leaf_offsets - trees.sizes, trees.sizes + 1)
     kept = trees.sizes[leaf_tree] > 0
-    order = np.argsort(np.concatenate([node_tree, leaf_tree[kept]]), kind="stable")
+    owner, numbers, false, sets, splits = _chains(
+        trees, node_tree, node_id, np.where(trees.right >= 0, trees.right, size - 1 - trees.right)
+    )
+    order = np.argsort(np.concatenate([node_tree[owner], leaf_tree[kept]]), kind="stable")
     none = np.zeros(int(kept.sum()), np.int64)
 
     def arranged(nodes: NDArray[Any], leaves: NDArray[Any] = none) -> NDArray[Any]:
         return np.concatenate([nodes, leaves])[order]
 
-    filled = trees.values != 0
-    filled[~filled.any(axis=1), 0] = True  # onnxruntime wants a target of every leaf
-    leaf, target = np.nonzero(filled & kept[:, None])
-    missing = arranged(trees.missing_left)
+    if trees.targets is None:
+        filled = trees.values != 0
+        filled[~filled.any(axis=1), 0] = True  # onnxruntime wants a target of every leaf
+        leaf, column = np.nonzero(filled & kept[:, None])
+        target = column
+    else:
+        leaf = np.flatnonzero(kept)
+        column, target = np.zeros(len(leaf), np.int64), trees.targets[leaf]
+    missing = arranged(trees.missing_left[owner])
+    modes = np.concatenate([np.where(sets, b"BRANCH_EQ", b"BRANCH_LEQ"), np.full(len(none), b"LEAF")])
     total = graph.node(
         "TreeEnsembleRegressor",
         x,
         domain="ai.onnx.ml",
         n_targets=width,
-        nodes_treeids=arranged(node_tree, leaf_tree[kept]),
-        nodes_nodeids=arranged(node_id, leaf_id[kept]),
-        nodes_modes=np.where(order < len(node_tree), b"BRANCH_LEQ", b"LEAF"),
-        nodes_featureids=arranged(trees.feature),
-        nodes_values=arranged(below(trees.threshold)),
-        nodes_truenodeids=arranged(np.where(trees.left >= 0, trees.left, size - 1 - trees.left)),
-        nodes_falsenodeids=arranged(np.where(trees.right >= 0, trees.right, size - 1 - trees.right)),
+        nodes_treeids=arranged(node_tree[owner], leaf_tree[kept]),
+        nodes_nodeids=arranged(numbers, leaf_id[kept]),
+        nodes_modes=modes[order],
+        nodes_featureids=arranged(trees.feature[owner]),
+        nodes_values=arranged(splits),
+        nodes_truenodeids=arranged(np.where(trees.left >= 0, trees.left, size - 1 - trees.left)[owner]),
+        nodes_falsenodeids=arranged(false),
         nodes_missing_value_tracks_true=missing if missing.any() else None,
         target_treeids=leaf_tree[leaf],
         target_nodeids=leaf_id[leaf],
         target_ids=target,
-        target_weights=trees.values[leaf, target],
+        target_weights=trees.values[leaf, column],
     )
     # not its base_values: onnxruntime leaves them out of a target that no leaf of the row has added to
     return graph.node("Add", total, graph.constant(constants)) if constants.any() else total
+
+
+def _chains(
+    trees: Trees, node_tree: NDArray[np.int64], node_id: NDArray[np.int64], false: NDArray[np.int64]
+) -> tuple[NDArray[Any], ...]:
+    """Every split once, and one of k category codes k times in a row, each testing one and leading on to the next.
+
+    (the split behind each, its number within its tree, where it leads if untrue, whether it tests a code, its value).
+    """
+    counts = np.zeros(len(node_id), np.int64) if trees.counts is None else trees.counts
+    length = np.maximum(counts, 1)
+    owner = np.repeat(np.arange(len(length)), length)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)
+    further = place > 0  # their numbers follow those of the tree's leaves
+    more = np.bincount(node_tree, length - 1, len(trees.sizes)).astype(np.int64)
+    rank = np.cumsum(further) - 1 - (np.cumsum(more) - more)[node_tree[owner]]
+    numbers = np.where(further, 2 * trees.sizes[node_tree[owner]] + 1 + rank, node_id[owner])
+    leads = np.where(np.append(further[1:], False), np.append(numbers[1:], 0), false[owner])
+    sets, splits = counts[owner] > 0, below(trees.threshold)[owner]
+    splits[sets] = trees.members
+    return owner, numbers, leads, sets, splits
+
+
+# -- one version for several graphs ------------------------------------------------------------------------------------
+
+
+def of_one_version(models: Sequence[Any]) -> None:
+    """Brings `onnx.ModelProto`s that are to become one graph to one version of `ai.onnx.ml`, in place.
+
+    Where both operators occur the newer one is written as the older: a graph has a single version, in which the other
+    operator does not exist.
+    """
+    names = {node.op_type for model in models for node in model.graph.node}
+    if not {"TreeEnsemble", "TreeEnsembleRegressor"} <= names:
+        return
+    for model in models:
+        for node in model.graph.node:
+            if node.op_type == "TreeEnsemble":
+                node.CopyFrom(_older(node))
+
+
+def _older(node: Any) -> Any:
+    """The `TreeEnsembleRegressor` that says what a `TreeEnsemble` of `_write_single` says, its trees in the same order."""
+    from onnx import helper, numpy_helper
+
+    read: dict[str, Any] = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        read[attribute.name] = numpy_helper.to_array(value) if hasattr(value, "raw_data") else np.asarray(value)
+    roots = read["tree_roots"]
+    starts = np.sort(roots)
+    ends = dict(zip(starts.tolist(), [*starts[1:].tolist(), len(read["nodes_modes"])], strict=True))
+    spans = [(start, ends[start]) for start in roots.tolist()]
+    sizes = np.array([end - start for start, end in spans])
+    order = np.concatenate([np.arange(start, end) for start, end in spans])
+    base = np.repeat(roots, sizes)
+    children = [
+        (read[f"nodes_{side}nodeids"][order], read[f"nodes_{side}leafs"][order] != 0) for side in ("true", "false")
+    ]
+    # a tree's leaves stand together as well: its first is the smallest that a split of it names
+    smallest = [np.where(leaf, ids, np.iinfo(np.int64).max) for ids, leaf in children]
+    lowest = np.minimum.reduceat(np.minimum(*smallest), np.cumsum(sizes) - sizes)
+    first = np.repeat(lowest, sizes)
+    left, right = (np.where(leaf, -1 - (ids - first), ids - base) for ids, leaf in children)
+    leaves = np.concatenate([np.arange(low, low + size + 1) for low, size in zip(lowest, sizes, strict=True)])
+    counts, members = _members(read, order)
+    missing = read.get("nodes_missing_value_tracks_true", np.zeros(len(order), np.int64))
+    trees = Trees(
+        sizes=sizes,
+        feature=read["nodes_featureids"][order],
+        threshold=read["nodes_splits"][order].astype(np.float64),
+        missing_left=missing[order] != 0,
+        left=left,
+        right=right,
+        values=read["leaf_weights"][leaves].astype(np.float64).reshape(-1, 1),
+        targets=read["leaf_targetids"][leaves],
+        counts=counts,
+        members=members,
+    )
+    width = int(read["n_targets"])
+    scratch = Graph(0)
+    written = scratch.model(_write_many(scratch, node.input[0], trees, width, np.zeros(width))).graph.node[0]
+    written.output[:] = list(node.output)
+    return written
+
+
+def _members(read: dict[str, Any], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(how many category codes each split tests, the codes of one split after another), the splits in this order."""
+    modes = read["nodes_modes"]
+    listed = read.get("membership_values", np.empty(0, np.float32))
+    ends = np.flatnonzero(np.isnan(listed))  # a set ends with a NaN
+    counts = (modes == EQ).astype(np.int64)
+    counts[modes == MEMBER] = np.diff(ends, prepend=-1) - 1
+    each = np.repeat(modes, counts)
+    codes = np.empty(len(each), np.int64)
+    codes[each == EQ] = read["nodes_splits"][modes == EQ]
+    codes[each == MEMBER] = listed[~np.isnan(listed)]
+    first, sizes = (np.cumsum(counts) - counts)[order], counts[order]
+    return sizes, codes[np.repeat(first - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(codes))]

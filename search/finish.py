@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from automl.estimators.hardware import Hardware
 
-from .fitting import Job, Result, error_of, fit_here, fits_here, supervise
-from .forecast import run_kappa
+from .ensemble import at_other_rows, fit_of, select, together
+from .fitting import BlendJob, Job, Result, blend_job, error_of, fit_here, fits_here, supervise
+from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
 from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
@@ -23,7 +25,7 @@ from .objective import value_of
 from .plan import Plan
 from .study import Study
 from .trial import Measurement, Trial
-from .worker import Outcome
+from .worker import Outcome, run_isolated
 
 log = logging.getLogger("automl")
 
@@ -33,6 +35,18 @@ MOST_ACCURATE = 50
 """Beside the exact front, so many of the most accurate are compared with their noise for the finalists."""
 REFIT_SHARE = 0.2
 """At most this share of a wall budget is kept back for the fits on all rows."""
+ENSEMBLES_FROM = 10.0
+"""Seconds of a wall budget under which there is no time for ensembles; for each of these one is finished, four at the most."""
+MOST_ENSEMBLES = 4
+SELECT_SHARE = 0.01
+"""The share of a wall budget that the selection of ensembles may take, and as much to judge them, which is rarely needed."""
+MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
+"""Kept back for the fits on all rows of members that are no finalists: this share of it, for so many fits, at the most; and
+
+the time for so many ensembles.
+"""
+BLEND_SECONDS = 0.5
+"""What an ensemble takes beside its members' fits: its graph, written and proven in a process of its own."""
 EXPORT_SECONDS = 0.05
 """What an artifact costs beside the fit: its graph, written and proven."""
 
@@ -84,7 +98,8 @@ class Finish:
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
             fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
-            self._cached = (len(self.study.trials), fits + self.growth.seconds(finalists))
+            fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
+            self._cached = (len(self.study.trials), fits)
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
         return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
@@ -120,13 +135,19 @@ class Finish:
         study = self.study
         # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
         finalists = self.finalists()
+        ensembles = self._ensembles()
         study.tell_listener("laws")
         self.growth.measure(finalists)
-        fits = groups(finalists)
+        made = {fit_of(t) for t in finalists}
+        beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
+        fits = groups([*finalists, *beside.values()])
         fits[1:] = sorted(fits[1:], key=self._predict)
-        models = [model for group in fits for model in self._fit(group)]
+        keep = BLEND_SECONDS * min(USUAL, len(ensembles))
+        fitted = [model for group in fits for model in self._fit(group, keep)]
+        models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
+        models += self._blended(ensembles, fitted)
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
@@ -141,8 +162,101 @@ class Finish:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
         kappa = run_kappa(study.trials)
         return [
-            replace(m, laws=self.growth.laws(m.trial, self._final_plan(m.trial), kappa)) for m in self._front(measured)
+            replace(m, laws=m.laws or self.growth.laws(m.trial, self._final_plan(m.trial), kappa))
+            for m in self._front(measured)
         ]
+
+    # -- ensembles --------------------------------------------------------------------------------------------------
+
+    def _ensembles(self) -> list[Trial]:
+        """The ensembles to finish, as trials; none where they are not wanted, there is no time, or it is interrupted."""
+        study, most = self.study, MOST_ENSEMBLES
+        if not study.setting.ensembles or study.interrupted or self.budget < ENSEMBLES_FROM:
+            return []
+        if math.isfinite(self.budget):
+            most = min(most, int(self.budget / ENSEMBLES_FROM))
+        study.tell_listener("ensembles")
+        try:
+            return select(study, SELECT_SHARE * self.budget, most)
+        except Exception as error:  # the metric may be the user's own code, and it runs here for the first time
+            log.warning("there are no ensembles: %s: %s", type(error).__name__, error)
+            return []
+
+    def _ensemble_seconds(self, finalists: Sequence[Trial]) -> float:
+        """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
+        if not self.study.setting.ensembles or self.budget < ENSEMBLES_FROM or not finalists:
+            return 0.0
+        made = {fit_of(t) for t in finalists}
+        rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
+        rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
+        fits = min(sum(self._predict([t]) for t in rest[:MEMBER_FITS]), MEMBER_SHARE * self.budget)
+        blends = BLEND_SECONDS * min(USUAL, int(self.budget / ENSEMBLES_FROM))
+        return SELECT_SHARE * self.budget + fits + blends
+
+    def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
+        """The ensembles, of the finished models and of further ones that are fitted on all rows for them alone."""
+        made = {m.trial.plan.id: m for m in models}
+        found = []
+        for trial in ensembles:
+            members = self._members(trial)
+            for group in groups([t for t in members if t.plan.id not in made]):
+                made |= {m.trial.plan.id: m for m in self._fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
+            parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
+            if len(parts) < len(members):
+                log.info("an ensemble of %d models is left out: not all could be fitted", len(members))
+            elif (ensemble := self._blend(trial, parts)) is not None:
+                found.append(ensemble)
+        return found
+
+    def _members(self, ensemble: Trial) -> list[Trial]:
+        known = {t.plan.id: t for t in self.study.best_rung()}
+        return [known[plan.id] for plan, _ in ensemble.plan.members]
+
+    def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
+        """The one artifact of an ensemble of finished models."""
+        study, setting = self.study, self.study.setting
+        room = study.left() - self.race_seconds() - self.extra_seconds - 0.3
+        if study.interrupted or room < BLEND_SECONDS:
+            log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
+            return None
+        folder = setting.data / "final" / f"t{trial.number:04d}"
+        job = BlendJob(tuple((m.artifact, weight) for m, weight in parts), setting.data, folder, setting.seed)
+        each = setting.limits.memory_bytes
+        outcome = run_isolated(
+            blend_job,
+            job,
+            wall_seconds=min(room, 3600.0),
+            memory_bytes=None if each is None else each * setting.slots,
+            cleanup=[folder],
+            cancel=study.cancel,
+        )
+        if outcome.status != "completed":
+            log.info("an ensemble of %d models is left out: %s, %s", len(parts), outcome.status, outcome.reason)
+            return None
+        log.debug("blended %d models in %.2f s", len(parts), outcome.wall_seconds)
+        result: Result = outcome.value
+        costs = together([m.trial for m, _ in parts], [m.measurement for m, _ in parts])
+        own, plan = result.measurement, replace(trial.plan, members=tuple((m.plan, weight) for m, weight in parts))
+        return Finalist(
+            trial,
+            plan,
+            replace(costs, size_bytes=own.size_bytes, columns=own.columns),
+            folder,
+            result.proof,
+            self._ensemble_laws(trial, plan),
+        )
+
+    def _ensemble_laws(self, trial: Trial, plan: Plan) -> dict[str, Any]:
+        """The laws of an ensemble whose members were finally fitted as `plan` says, from what its members predicted at all row counts that they were fitted on."""
+        facts = self.study.setting.facts
+        try:
+            points = at_other_rows(self.study, trial)
+        except Exception as error:  # the metric may be the user's own code
+            log.warning("an ensemble has no laws: %s: %s", type(error).__name__, error)
+            points = []
+        return laws_of(plan, points, None, facts.columns, facts.classes, run_kappa(self.study.trials))
+
+    # -- the fits -----------------------------------------------------------------------------------------------------
 
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use."""
@@ -188,10 +302,13 @@ class Finish:
         folder = self.study.folder(whole)
         return [Finalist(whole, whole.plan, whole.measurement, folder)] if (folder / "manifest.json").exists() else []
 
-    def _fit(self, group: list[Trial]) -> list[Finalist]:
-        """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted."""
+    def _fit(self, group: list[Trial], keep: float = 0.0) -> list[Finalist]:
+        """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted.
+
+        `keep` are seconds to leave beside those that the measuring needs.
+        """
         study, setting, trial = self.study, self.study.setting, group[0]
-        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
+        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3 - keep
         if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
             log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
             return self._as_trained(group)
@@ -325,11 +442,6 @@ def groups(trials: list[Trial]) -> list[list[Trial]]:
     for trial in trials:
         found.setdefault(fit_of(trial), []).append(trial)
     return list(found.values())
-
-
-def fit_of(trial: Trial) -> int:
-    """The number of the trial whose fit made it: its own, or that of the whole model of a prefix."""
-    return trial.number if trial.parent is None else trial.parent
 
 
 def exact_front(values: NDArray[np.float64]) -> list[int]:

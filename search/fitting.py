@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -33,6 +33,8 @@ from .worker import Outcome, run_isolated
 log = logging.getLogger("automl")
 
 QUICK_SECONDS = 0.05
+KEPT_CELLS = 2_000_000
+"""A trial leaves its prefixes' predictions for ensembles up to so many numbers, the shortest first; its own always."""
 Influence = NDArray[np.float32]
 
 
@@ -70,6 +72,16 @@ class Result:
     refit: dict[str, Value] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
     prefixes: tuple[tuple[Plan, Result], ...] = ()
+
+
+@dataclass(frozen=True)
+class BlendJob:
+    """One ensemble to make: its members' artifacts with their weights, the table in `data`, and the folder to write to."""
+
+    members: tuple[tuple[Path, int], ...]
+    data: Path
+    folder: Path
+    seed: int
 
 
 @dataclass
@@ -139,7 +151,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     fits = len(refits)
     y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
     cut = len(split.validation) if not split.cross_validated else len(scored)
-    whole = _scored(job.metric, Measurement(), y, prediction, weights, cut)
+    whole = judged(job.metric, Measurement(), y, prediction, weights, cut)
     size, proof = pipeline.export(job.folder, table, train)
     measured = replace(
         whole.measurement,
@@ -154,16 +166,39 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     measured = _quick(job, measured, rows)
     manifest = (job.folder / "manifest.json").stat().st_size
     found = []
+    predictions = {job.plan.id: kept(task, prediction)}
+    room = KEPT_CELLS
     for share, factor, predicted in prefixes.candidates(task, job.metric, y, weights, cut):
         costs = expected(measured, share, pipeline, rows, manifest)
         plan = replace(job.plan, prefix=share, rescale=factor)
-        found.append((plan, _scored(job.metric, costs, y, predicted, weights, cut)))
+        found.append((plan, judged(job.metric, costs, y, predicted, weights, cut)))
+        if predicted.size <= room:
+            predictions[plan.id], room = kept(task, predicted), room - predicted.size
+    write_predictions(job.data, job.folder.name, predictions)
     return replace(
         whole, measurement=measured, refit=_merge_refits(refits), proof=proof.as_dict(), prefixes=tuple(found)
     )
 
 
-def _scored(
+def kept(task: str, prediction: NDArray[Any]) -> NDArray[np.float32]:
+    """What is kept of a prediction: (n, K) probabilities, (n,) of the second of two classes, or (n,) values."""
+    return np.asarray(prediction[:, 1] if task == "binary" else prediction, np.float32)
+
+
+def predictions_file(data: Path, name: str) -> Path:
+    """Where the trial whose artifact's folder has this name keeps what it and its prefixes predict for the rows scored."""
+    return data / "predictions" / f"{name}.npz"
+
+
+def write_predictions(data: Path, name: str, predictions: Mapping[str, NDArray[np.float32]]) -> None:
+    """Keeps predictions by the ids of their plans, for the ensembles."""
+    place = predictions_file(data, name)
+    place.parent.mkdir(exist_ok=True)
+    arrays: dict[str, Any] = dict(predictions)
+    np.savez(place, **arrays)
+
+
+def judged(
     metric: Metric,
     measured: Measurement,
     y: NDArray[Any],
@@ -241,6 +276,15 @@ def _final(job: Job, table: Table, split: Split) -> Result:
         except ArtifactError as problem:  # what else the fit gave is good all the same
             log.warning("the first %.2g of the trees of %s are left out: %s", plan.prefix, plan.family, problem)
     return replace(first, prefixes=tuple(others))
+
+
+def blend_job(job: BlendJob) -> Result:
+    """Blends artifacts into one and proves it. Runs in a process of its own."""
+    from automl.estimators.blend import blend
+
+    table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
+    size, proof, columns = blend(job.folder, job.members, table, split.train, job.seed)
+    return Result(Measurement(size_bytes=size, columns=columns), proof=proof.as_dict())
 
 
 def _quick(job: Job, measured: Measurement, rows: list[dict[str, Any]]) -> Measurement:

@@ -55,7 +55,14 @@ ANCHOR_SD = 0.05
 
 
 def terms_of(quantity: str, plan: Plan, family: Family | None, columns: int, classes: int) -> Terms:
-    """The terms of a cost's law at a number of rows; a constant and the rows where the family is not one of ours."""
+    """The terms of a cost's law at a number of rows; a constant and the rows where the family is none of ours.
+
+    Those of an ensemble are its members': what it costs is the sum of what they do.
+    """
+    if plan.members and quantity != "training_memory_bytes":
+        known = {f.name: f for f in FAMILIES}
+        each = [terms_of(quantity, member, known.get(member.family), columns, classes) for member, _ in plan.members]
+        return lambda n: [term for terms in each for term in terms(n)]
     params, width = dict(plan.params), plan.reduction or max(1, round(columns * plan.fraction))
     if family is None or quantity == "training_memory_bytes":
         return linear_terms
@@ -80,7 +87,7 @@ def law_points(quantity: str, trials: Sequence[Trial]) -> tuple[list[float], lis
 
 
 def laws_of(
-    plan: Plan, trials: Sequence[Trial], family: Family, columns: int, classes: int, kappa: float
+    plan: Plan, trials: Sequence[Trial], family: Family | None, columns: int, classes: int, kappa: float
 ) -> dict[str, Any]:
     """The laws of one model as plain data, from the completed trials of its plan: for each quantity the points and either
 

@@ -17,6 +17,8 @@ from automl.estimators.space import Choice, Space, Value
 
 from .space import Branch
 
+ENSEMBLE = "ensemble"
+"""The family of a plan that has members. It is none of the search's: it is put together from what that found."""
 RESERVED = ("view", "selection", "fraction", "reduction", "threads")
 FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
 RANKS = (0, 16, 64, 256)
@@ -29,7 +31,8 @@ class Plan:
     """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`.
 
     `prefix` is the share of the fitted trees that is deployed, and `rescale`, which the trial learns, what they add is
-    multiplied by. A search proposes whole models only; their prefixes come with them.
+    multiplied by. A search proposes whole models only; their prefixes come with them. `members` are those of an ensemble (of
+    the family ENSEMBLE), each with its weight; the prediction is their weighted mean.
     """
 
     family: str
@@ -41,6 +44,7 @@ class Plan:
     hardware: Hardware = field(default_factory=Hardware)
     prefix: float = 1.0
     rescale: float = 1.0
+    members: tuple[tuple[Plan, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -53,6 +57,7 @@ class Plan:
             "hardware": self.hardware.as_dict(),
             "prefix": self.prefix,
             "rescale": self.rescale,
+            "members": [{"weight": weight, "plan": plan.as_dict()} for plan, weight in self.members],
         }
 
     @classmethod
@@ -67,6 +72,7 @@ class Plan:
             hardware=Hardware(**data["hardware"]),
             prefix=data.get("prefix", 1.0),
             rescale=data.get("rescale", 1.0),
+            members=tuple((cls.from_dict(m["plan"]), m["weight"]) for m in data.get("members", ())),
         )
 
     @property
@@ -81,6 +87,8 @@ class Plan:
         del content["rescale"]  # learned, not chosen: the same prefix on other rows has another
         if self.prefix == 1.0:  # a whole model's is what it was before there were prefixes
             del content["prefix"]
+        if not self.members:
+            del content["members"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -95,6 +95,7 @@ class Setting:
     in_process: bool = False
     device: str = "cpu"
     target_rows: int | None = None
+    ensembles: bool = False
 
     @property
     def trial_threads(self) -> int:
@@ -261,7 +262,7 @@ class Study:
             family, rows = self.setting.families[plan.family], self.rungs[rung]
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
             room = self.left() - reserve()
-            trial = Trial(self._take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
+            trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
             first = not any(t.status == "completed" for t in self.trials)
             if plan.id in self.references:  # what every other model is held against: worth more than its share
                 dear = middle > 0.7 * room
@@ -284,7 +285,7 @@ class Study:
         # nothing runs and nothing fits: a prediction may be wrong, and time that is left over is worth nothing
         (_, _, middle), high, trial = min(skipped, key=lambda one: one[0])
         family = self.setting.families[trial.plan.family]
-        self._start(pool, replace(trial, number=self._take_number()), self._wall(family, middle, high, room, False))
+        self._start(pool, replace(trial, number=self.take_number()), self._wall(family, middle, high, room, False))
         return True
 
     def _wall(self, family: Family, middle: float, high: float, room: float, first: bool) -> float:
@@ -309,7 +310,7 @@ class Study:
                     trial, rows = queue.pop(0)
                     left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
                     if needed <= left:
-                        point = Trial(self._take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
+                        point = Trial(self.take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
                         self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
                 self._collect(0.05)
             self._drain(lambda: math.inf)
@@ -339,7 +340,7 @@ class Study:
         plan = from_point(
             {"family": family.name, **family.starts(self.setting.facts)[0]}, family, self.setting.facts, 1
         )
-        trial = Trial(self._take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
+        trial = Trial(self.take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
         self._start(pool, trial, wall, here=fits_here(family))
         self._drain(lambda: 0.0)
         self.cancel.clear()
@@ -375,7 +376,8 @@ class Study:
         """Where the artifact of a trial lies while the search runs."""
         return self.setting.data / "trials" / f"t{trial.number:04d}"
 
-    def _take_number(self) -> int:
+    def take_number(self) -> int:
+        """A number that no trial of the run has."""
         self.number += 1
         return self.number - 1
 
@@ -422,7 +424,7 @@ class Study:
             reason = "the same plan is running" if same is None else f"the same plan as trial {same}"
             rows = self.rungs[self.base_rung]
             self._end(
-                Trial(self._take_number(), plan, rows, self.base_rung, "skipped", reason, point=tuple(point.items()))
+                Trial(self.take_number(), plan, rows, self.base_rung, "skipped", reason, point=tuple(point.items()))
             )
         return None
 
@@ -533,7 +535,7 @@ class Study:
                 parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
             )
             if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
-                prefix = replace(prefix, number=self._take_number())
+                prefix = replace(prefix, number=self.take_number())
                 self._keep_losses(prefix.number, found)
                 self._end(prefix)
 

@@ -64,7 +64,12 @@ Examples:
     metavar="NAMES",
     help="What the front trades.  [default: error,training_time,latency,memory]",
 )
-@click.option("--families", type=NAMES, metavar="NAMES", help="Only these model families (see `automl families`).")
+@click.option(
+    "--families",
+    type=NAMES,
+    metavar="NAMES",
+    help="Only these model families (see `automl families`), `ensemble` for blends of them.",
+)
 @click.option("--exclude", type=NAMES, metavar="NAMES", help="All families but these.")
 @click.option(
     "--strategy", type=click.Choice(STRATEGIES), default="auto", show_default=True, help="What chooses the next plan."

@@ -160,7 +160,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     made: list[tuple[list[Trial], list[Finalist]]] = []
     tell, supervise, fitted = Strategy.tell, finish.supervise, Finish._fit
 
-    def watched(self: Finish, group: list[Trial]) -> list[Finalist]:
+    def watched(self: Finish, group: list[Trial], *keep: float) -> list[Finalist]:
         found = fitted(self, group)
         made.append((group, found))
         assert all((m.artifact / "manifest.json").exists() for m in found)
