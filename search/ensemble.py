@@ -183,11 +183,14 @@ def _candidates(study: Study, scored: _Scored, seconds: float) -> list[Trial]:
     done = [t for t in done if t.rung == done[0].rung and scored.known(t)][:RANKED]
     if len(done) < LEAST_CANDIDATES:
         return []
-    start = time.monotonic()
-    prediction = scored.steering(done[0])
     weights = None if scored.weights is None else scored.weights[: scored.cut]
-    study.setting.metric.error(scored.y[: scored.cut], (prediction + prediction) / np.float32(2.0), weights)
-    each = CALLS * (time.monotonic() - start)
+    trial = Pool(scored.steering(done[0])[None], np.zeros(1), scored.y[: scored.cut], study.setting.metric, weights)
+    times = []
+    for again in range(3):  # the first call is slower than those to come
+        start = time.monotonic()
+        trial.error((0,) * (again + 1))
+        times.append(time.monotonic() - start)
+    each = CALLS * max(1e-6, min(times))
     most = min(CANDIDATES, CANDIDATE_CELLS // scored.cells)
     if math.isfinite(seconds):
         most = min(most, int(seconds / each))

@@ -215,7 +215,7 @@ class Finish:
     def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
         """The one artifact of an ensemble of finished models."""
         study, setting = self.study, self.study.setting
-        room = study.left() - self.race_seconds() - self.extra_seconds - 0.3
+        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
         if study.interrupted or room < BLEND_SECONDS:
             log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
             return None
