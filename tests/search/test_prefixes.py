@@ -161,7 +161,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     tell, supervise, fitted = Strategy.tell, finish.supervise, Finish._fit
 
     def watched(self: Finish, group: list[Trial], *keep: float) -> list[Finalist]:
-        found = fitted(self, group)
+        found = fitted(self, group, *keep)
         made.append((group, found))
         assert all((m.artifact / "manifest.json").exists() for m in found)
         return found
