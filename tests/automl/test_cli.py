@@ -133,7 +133,7 @@ USAGE = {
     "unknown option": ([*FIT, "--bugdet", "5"], r"--bugdet.*--budget"),
     "another tool's word": ([*FIT, "--time-limit", "5"], r"It is called --budget here"),
     "unknown family": ([*FIT, "--families", "linear,lightgb"], r"unknown family 'lightgb'.*'lightgbm'.*baseline"),
-    "unknown excluded": ([*FIT, "--exclude", "xgboost"], r"'xgboost'.*baseline"),
+    "unknown excluded": ([*FIT, "--exclude", "tabpfn"], r"'tabpfn'.*baseline"),
     "unknown metric": ([*FIT, "--metric", "roc_uc"], r"unknown metric 'roc_uc'.*'roc_auc'"),
     "metric of another task": ([*FIT, "--metric", "rmse"], r"'rmse'"),
     "unknown objective": ([*FIT, "--objectives", "error,latncy"], r"unknown objective 'latncy'.*'latency'"),
