@@ -15,6 +15,7 @@ SAYS = {
     "choose_under_a_limit": "none: ",
     "demo_table": "test.csv",
     "fit_a_csv": "diagnoses are right",
+    "more_rows": "100 times the rows",
     "own_family": "'huber'",
     "own_objective": "EUR",
     "serve_one_row": "one row takes",

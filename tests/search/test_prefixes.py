@@ -233,7 +233,7 @@ def test_the_same_seed_gives_the_same_prefixes_and_without_a_last_fit_the_whole_
 ) -> None:
     groups: list[list[Trial]] = []
     plain = Finish._fit
-    monkeypatch.setattr(Finish, "_fit", lambda self, group: groups.append(group) or plain(self, group))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Finish, "_fit", lambda self, group, *keep: groups.append(group) or plain(self, group, *keep))  # type: ignore[func-returns-value]
     monkeypatch.setattr(finish, "supervise", lambda *_: Outcome("timeout", "after 0 s"))
     model = fit(tmp_path / "run")
 
