@@ -177,11 +177,11 @@ class _AutoML(BaseEstimator):
         *,
         start: float,
         listener: Callable[[Progress], None] | None = None,
-        extra_seconds: float = 0.0,
+        extra: tuple[float, float] = (0.0, 0.0),
         meta: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs the search on a table; X is what the caller gave, None for a file."""
-        options = self._options(table, start, extra_seconds)
+        options = self._options(table, start, extra)
         limits = self._limits()
         for note in table.notes:
             log.info("%s", note)
@@ -189,7 +189,7 @@ class _AutoML(BaseEstimator):
         self._finish(table, options, held, listener, dict(meta or {}), limits)
         return self
 
-    def _options(self, table: Table, start: float, extra_seconds: float = 0.0) -> Options:
+    def _options(self, table: Table, start: float, extra: tuple[float, float] = (0.0, 0.0)) -> Options:
         budget = as_budget(self.budget)
         cap = self.memory_limit if self.memory_limit is not None else budget.memory
         return Options(
@@ -206,7 +206,7 @@ class _AutoML(BaseEstimator):
             seed=seed_of(self.random_state),
             start=start,
             device=self.device,
-            extra_seconds=extra_seconds,
+            extra=extra,
             target_rows=None if self.target_rows is None else units.count(self.target_rows, "target_rows"),
         )
 
@@ -411,7 +411,7 @@ def fit(
     reading: Mapping[str, Any] | None = None,
     _start: float | None = None,
     _listener: Callable[[Progress], None] | None = None,
-    _extra_seconds: float = 0.0,
+    _extra: tuple[float, float] = (0.0, 0.0),
     **options: Any,
 ) -> Any:
     """Infers the task, searches within the budget, and returns a fitted AutoMLClassifier or AutoMLRegressor.
@@ -455,7 +455,7 @@ def fit(
         table, held = assemble(X, y, sample_weight, X_val, y_val, groups, time, splitter, task)
         shape = X
     model = (AutoMLRegressor if table.task.kind == "regression" else AutoMLClassifier)(task=task, **options)
-    return model._search(table, held, shape, start=start, listener=_listener, extra_seconds=_extra_seconds, meta=meta)
+    return model._search(table, held, shape, start=start, listener=_listener, extra=_extra, meta=meta)
 
 
 def resume(

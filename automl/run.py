@@ -59,7 +59,10 @@ CELLS_ONE_AT_A_TIME = 5_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is asked to do. `budget_seconds` is inf when only `trials` bounds it; `start` is the monotonic start."""
+    """What a run is asked to do. `budget_seconds` is inf when only `trials` bounds it; `start` is the monotonic start.
+
+    `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on).
+    """
 
     metric: Metric
     objectives: tuple[Objective, ...]
@@ -73,7 +76,7 @@ class Options:
     seed: int
     start: float
     device: str = "cpu"
-    extra_seconds: float = 0.0
+    extra: tuple[float, float] = (0.0, 0.0)
     target_rows: int | None = None
     ensembles: bool = False
 
@@ -227,7 +230,8 @@ class Run:
         """
         data = self.folder / "data"
         study = self._study(store, data, executor, listener)
-        finish = Finish(study, extra_seconds=self.options.extra_seconds)
+        seconds, scored = self.options.extra
+        finish = Finish(study, extra_seconds=seconds, extra_rows=scored)
         before = store.trials()
         if before:
             study.restore(before, stored_losses(store, [t.number for t in before if t.status == "completed"]))

@@ -47,6 +47,8 @@ the time for so many ensembles.
 """
 BLEND_SECONDS = 0.5
 """What an ensemble takes beside its members' fits: its graph, written and proven in a process of its own."""
+BATCH_SHARE = 0.3
+"""A row of a batch takes this share of what it takes alone, about."""
 EXPORT_SECONDS = 0.05
 """What an artifact costs beside the fit: its graph, written and proven."""
 
@@ -66,9 +68,9 @@ class Finalist:
 class Finish:
     """What remains to be done after the search, and how long it will take."""
 
-    def __init__(self, study: Study, *, extra_seconds: float = 0.0) -> None:
+    def __init__(self, study: Study, *, extra_seconds: float = 0.0, extra_rows: float = 0.0) -> None:
         self.study = study
-        self.extra_seconds = extra_seconds
+        self.extra_seconds, self.extra_rows = extra_seconds, extra_rows
         self.growth = Growing(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._due = 0.0
@@ -151,7 +153,8 @@ class Finish:
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
-        left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - self.extra_seconds)
+        after = max(self.extra_seconds, self._scoring_seconds(models))
+        left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - after)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
         served = race([m.artifact for m in models], study.rows, seconds, cancel=study.cancel)
         measured = []
@@ -165,6 +168,11 @@ class Finish:
             replace(m, laws=m.laws or self.growth.laws(m.trial, self._final_plan(m.trial), kappa))
             for m in self._front(measured)
         ]
+
+    def _scoring_seconds(self, models: Sequence[Finalist]) -> float:
+        """What scoring the finished models on the rows of a test file will take, by the search's look at their latencies."""
+        each = sum(m.trial.measurement.latency_p50_seconds or 0.0 for m in models)
+        return BATCH_SHARE * each * self.extra_rows
 
     # -- ensembles --------------------------------------------------------------------------------------------------
 

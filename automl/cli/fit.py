@@ -167,7 +167,7 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
         "device": options["device"],
         "random_state": options["seed"],
         "overwrite": options["overwrite"],
-        "_extra_seconds": 0.0 if options["test"] is None else test_seconds(options["test"], time),
+        "_extra": (0.0, 0.0) if options["test"] is None else test_cost(options["test"], time),
     }
 
 
@@ -221,10 +221,11 @@ def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
     front.score_on(inputs, frame[options["target"]].to_numpy(), sample_weight=weights)
 
 
-def test_seconds(path: Path, budget: float | None) -> float:
-    """Seconds kept back to score a dozen models on the test file, by its cells; at most a fifth of the budget."""
+def test_cost(path: Path, budget: float | None) -> tuple[float, float]:
+    """(seconds kept back to score a dozen models on the test file, by its cells, at most a fifth of the budget; its rows)."""
     rows, columns = shape_of(path)
-    return min(0.4 + SCORED_MODELS * CELL_SECONDS * rows * columns, math.inf if budget is None else 0.2 * budget)
+    seconds = 0.4 + SCORED_MODELS * CELL_SECONDS * rows * columns
+    return min(seconds, math.inf if budget is None else 0.2 * budget), rows
 
 
 def shape_of(path: Path) -> tuple[float, int]:
