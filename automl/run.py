@@ -159,7 +159,7 @@ def usable(families: Sequence[Family], task: str, budget_seconds: float) -> tupl
             log.info("family %s is left out: it does not do %s", family.name, task)
         elif not family.available():
             log.log(
-                logging.INFO if family.optional else logging.WARNING,
+                logging.DEBUG if family.optional else logging.WARNING,
                 'family %s is left out: install it with pip install "automl-frontier[%s]"',
                 family.name,
                 family.needs,
