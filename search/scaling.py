@@ -24,9 +24,9 @@ INDICATIVE = 16.0
 """Beyond this many times the largest measured rows a forecast is called indicative: on the learning curves of LCDB 1.1
 values are credible to about 4 times the rows, to 16 times as a range (Viering and Loog 2022 on power laws)."""
 KAPPA = 1.3
-"""Half-width of the error law's 90 % interval in predictive standard deviations: what held on the curves of
-benchmarks/laws.py, where 90 % lie within 0.9 to 1.0. Their validation rows are the same at all row counts; single runs on
-changing rows, as in LCDB 1.1, would need 2."""
+"""Half-width of the error law's 90 % interval in predictive standard deviations: on curves such as those
+of benchmarks/laws.py, whose validation rows are the same at all row counts, it covers about 90 %; single runs on changing
+rows, as in LCDB 1.1, would need 2."""
 Z90 = NormalDist().inv_cdf(0.95)
 CONFORMAL_FROM = 20
 """From so many residuals of the run itself on, their quantile replaces KAPPA (split conformal prediction: Vovk et al. 2005)."""
@@ -341,8 +341,8 @@ def judge(
     relative = off / np.maximum(1e-12, truth)
     held = [f.low <= value <= f.high for f, value in zip(forecasts, truth, strict=True)]
     naive = float(np.abs(np.asarray(last, np.float64) - truth).mean())
-    ordered: Any = kendalltau(found, truth)
-    tau = float(ordered.statistic) if len(truth) > 2 else math.nan
+    ordered: Any = kendalltau(found, truth) if len(truth) > 2 else None  # two can hardly be in a wrong order
+    tau = math.nan if ordered is None else float(ordered.statistic)
     return Backtest(
         quantity,
         horizon,
