@@ -21,8 +21,8 @@ from automl.estimators.errors import ArtifactError, UsageError, UsageTypeError
 from automl.search import units
 from automl.search.front import LIMITS
 from automl.search.metric import Metric
+from automl.search.setting import Progress
 from automl.search.store import Store
-from automl.search.study import Progress
 
 from .front import Front, Model, Scratch, open_run, read_limits
 from .inputs import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from automl.search.units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
-    from automl.search.study import Progress
+    from automl.search.setting import Progress
 
 PLAIN_SECONDS = 10.0
 """Off a terminal a line is written at most so often, but always at a new stage."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from automl.estimators.errors import DataError, InfeasibleError, ResourceError, UsageError
 from automl.estimators.family import Facts, Family
 from automl.estimators.hardware import cpu_count, detect
+from automl.search.agenda import first_plans
 from automl.search.cost import CostModel
 from automl.search.finish import Finalist, Finish
 from automl.search.fitting import fits_here
@@ -29,11 +30,13 @@ from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
 from automl.search.plan import branches, from_point
+from automl.search.record import Losses, failures
+from automl.search.setting import Limits, Progress, Setting
 from automl.search.space import complete
 from automl.search.split import FEWEST, Split, make_split
 from automl.search.store import Store, held
 from automl.search.strategies import by_name
-from automl.search.study import Limits, Losses, Progress, Setting, Study, failures, first_plans
+from automl.search.study import Study
 from automl.search.trial import Measurement
 from automl.search.worker import start_server
 

@@ -103,7 +103,7 @@ def run_rival(cells: list[Cell], entry: dict[str, Any], folder: Path, horizon: f
         with ClockedStore.create(out / "run.db") as store:
             assert isinstance(store, ClockedStore)
             study = make_study(parts, out, store, families, cells[0].strategy, horizon, seed, start)
-            study.queue, study.references = [], set()
+            study.agenda.queue, study.references = [], set()
             study.base_rung = len(study.rungs) - 1
             study.run(lambda: 0.0)
             wall = time.monotonic() - start

@@ -246,7 +246,7 @@ class Evaluated:
     @cached_property
     def first(self) -> list[int]:
         """The candidates that every search fits ahead: the two simplest families' first starts, and LightGBM's defaults."""
-        from automl.search.study import first_plans
+        from automl.search.agenda import first_plans
 
         families = [family for family in FAMILIES if family.available()]
         ahead = [key(point) for point in first_plans(families, self.facts, self.seconds)[0]]

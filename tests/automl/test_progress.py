@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from automl.progress import Notes, Plain, line, watch
-from automl.search.study import Progress
+from automl.search.setting import Progress
 
 
 def event(elapsed: float, stage: str = "search", completed: int = 3) -> Progress:

@@ -17,10 +17,10 @@ from automl.estimators.families import FAMILIES, by_name
 from automl.estimators.families.tree import Tree
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
+from automl.search.agenda import first_plans
 from automl.search.plan import branches
 from automl.search.portfolio import FILE, SHARE, Entry, entries, most, starting_points
 from automl.search.space import complete, contains, key
-from automl.search.study import first_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {"binary": 2, "multiclass": 5, "regression": 0}

@@ -123,10 +123,10 @@ def test_strategies_end_with_a_front(table: Any) -> None:
 
 def test_large_tables_are_searched_on_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With too little time for full fits, plans start on fewer rows, and the best are promoted."""
-    from automl.search import study
+    from automl.search import record
 
-    monkeypatch.setattr(study, "RUNG_SHARE", 1e-9)
-    monkeypatch.setattr(study, "LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(record, "RUNG_SHARE", 1e-9)
+    monkeypatch.setattr(record, "LEAST_SECONDS", 1e-9)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60_000, 4))
     y = (X[:, 0] * X[:, 1] + 0.3 * rng.normal(size=60_000) > 0).astype(int)

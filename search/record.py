@@ -1,0 +1,289 @@
+"""The record of a study: the trials that have ended, what they say of costs and objectives, and what the strategy was told."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automl.estimators.errors import UsageError
+from automl.estimators.family import Family
+
+from .cost import CostModel
+from .fitting import Result
+from .forecast import at_rows
+from .front import nondominated_ranks
+from .objective import value_of
+from .plan import from_point
+from .setting import Setting
+from .space import JointSpace, complete
+from .store import Store
+from .strategy import Strategy
+from .trial import STATUSES, Measurement, Trial
+
+log = logging.getLogger("automl")
+
+RUNG_SHARE = 0.06
+"""New plans start at the largest rung where a typical first fit takes at most this share of the budget."""
+LEAST_SECONDS = 0.3
+"""... or this many seconds, where that is more."""
+
+
+@dataclass
+class Losses:
+    """Per-row influences of the completed trials, by trial number."""
+
+    validation: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    holdout: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class Record:
+    """What has ended of a study. `trials` are in their order; the store holds the same on disk."""
+
+    def __init__(self, setting: Setting, strategy: Strategy, store: Store) -> None:
+        self.setting = setting
+        self.strategy = strategy
+        self.store = store
+        self.trials: list[Trial] = []
+        self.losses = Losses()
+        self.cost = CostModel(setting.facts)
+        self.rungs = setting.split.rungs()
+        self.references = {
+            from_point({"family": f.name, **point}, f, setting.facts, setting.trial_threads, setting.device).id
+            for f in setting.families.values()
+            if (point := f.reference(setting.facts)) is not None
+        }
+        self.base_rung = self._kept_base_rung()
+        self.number = 0
+        self.spent_before = float(store.get_meta("elapsed") or 0.0)
+        self._front = np.empty((0, len(setting.objectives)))
+        self._forecasts: dict[tuple[int, int], Measurement] = {}
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.setting.start
+
+    def left(self) -> float:
+        """Seconds until the wall budget ends."""
+        return self.setting.limits.seconds - self.elapsed()
+
+    def folder(self, trial: Trial) -> Path:
+        """Where the artifact of a trial lies while the search runs."""
+        return self.setting.data / "trials" / f"t{trial.number:04d}"
+
+    def take_number(self) -> int:
+        """A number that no trial of the run has."""
+        self.number += 1
+        return self.number - 1
+
+    def _kept_base_rung(self) -> int:
+        """The base rung that the run began with: what a strategy is told comes from one and the same number of rows."""
+        if self.store.get_meta("base_rung") is None:
+            self.store.set_meta("base_rung", self._base_rung())
+        return min(int(self.store.get_meta("base_rung")), len(self.rungs) - 1)
+
+    def _base_rung(self) -> int:
+        """The largest rung where the median of the families' starts is predicted to take at most 6 % of the budget."""
+        setting = self.setting
+        for rung in range(len(self.rungs) - 1, 0, -1):
+            costs = []
+            for family in setting.families.values():
+                for start in family.starts(setting.facts):
+                    plan = from_point({"family": family.name, **start}, family, setting.facts, setting.trial_threads)
+                    costs.append(self.cost.predict(family, plan, self.rungs[rung])[0])
+            if float(np.median(costs)) <= max(LEAST_SECONDS, RUNG_SHARE * setting.limits.seconds):
+                return rung
+        return 0
+
+    # -- what comes in --------------------------------------------------------------------------------------------
+
+    def restore(self, trials: Sequence[Trial], losses: Losses) -> None:
+        """Continues after `trials` of an earlier process: the strategy is told of each in its order."""
+        self.losses = losses
+        plans = {t.plan.id for t in trials if t.status != "skipped" and t.rung >= 0}
+        for trial in trials:
+            self.trials.append(trial)
+            self.number = max(self.number, trial.number + 1)
+            if trial.status != "skipped" or trial.plan.id in plans:  # a plan skipped for want of time is open again
+                self._learn(trial, fits=fits_in(self.strategy.branches, trial))
+
+    def end(self, trial: Trial) -> None:
+        """Keeps an ended trial: on disk, in the record, and what it says of costs and to the strategy."""
+        self.store.add_trial(trial)
+        self.store.set_meta("elapsed", self.spent_before + self.elapsed())
+        self.trials.append(trial)
+        self._learn(trial)
+        if trial.status == "completed":
+            log.debug(
+                "trial %d %s on %d rows: error %.5g in %.2f s",
+                trial.number,
+                trial.plan.family,
+                trial.rows,
+                trial.measurement.error or 0.0,
+                trial.wall_seconds,
+            )
+        else:
+            log.debug(
+                "trial %d %s on %d rows: %s, %s",
+                trial.number,
+                trial.plan.family,
+                trial.rows,
+                trial.status,
+                trial.reason,
+            )
+        if trial.status != "completed":
+            shutil.rmtree(self.folder(trial), ignore_errors=True)
+
+    def keep_losses(self, number: int, result: Result) -> None:
+        """Keeps the influences that a job brought back, here and on disk."""
+        self.losses.validation[number], self.losses.holdout[number] = result.validation, result.holdout
+        self.store.put_array(number, "validation", result.validation)
+        self.store.put_array(number, "holdout", result.holdout)
+
+    def add_prefixes(self, parent: Trial, result: Result) -> None:
+        """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
+        family, params = self.setting.families[parent.plan.family], dict(parent.refit)
+        whole = self.cost.units(family, params, parent.plan, parent.rows)
+        for plan, found in result.prefixes:
+            part, m = self.cost.units(family, params, plan, parent.rows) / whole, found.measurement
+            measurement = replace(
+                m,
+                training_seconds=part * (m.training_seconds or 0.0),
+                training_cpu_seconds=part * (m.training_cpu_seconds or 0.0),
+            )
+            prefix = replace(
+                parent, plan=plan, measurement=measurement, wall_seconds=0.0, cpu_seconds=0.0, parent=parent.number
+            )
+            if parent.rung < 0 or not (self._front <= self.values(prefix)).all(axis=1).any():
+                prefix = replace(prefix, number=self.take_number())
+                self.keep_losses(prefix.number, found)
+                self.end(prefix)
+
+    def _enter(self, trial: Trial) -> None:
+        """Puts a completed trial among those that no other is as good as, in the place of those that it beats."""
+        values = np.array(self.values(trial))
+        if not (self._front <= values).all(axis=1).any():
+            self._front = np.vstack([self._front[(self._front < values).any(axis=1)], values])
+
+    def _learn(self, trial: Trial, *, fits: bool = True) -> None:
+        """What an ended trial says of costs, and to the strategy if its point `fits` in the space."""
+        family = self.setting.families.get(trial.plan.family)
+        if family is None:
+            return
+        if trial.status == "completed" and trial.rung >= 0:
+            self._enter(trial)
+        if trial.plan.prefix != 1.0:  # no fit of its own
+            return
+        folds, wall = self.setting.split.fits(), trial.wall_seconds
+        if trial.status == "completed":
+            fit = trial.measurement.training_seconds or 0.0
+            self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
+        elif trial.status == "timeout":  # it would have taken longer still
+            self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
+        if trial.rung == self.base_rung and fits:
+            values = self.values(trial) if trial.status == "completed" else None
+            self.strategy.tell(dict(trial.point), values, trial.rung, trial.number)
+
+    # -- what it says ---------------------------------------------------------------------------------------------
+
+    def asked(self) -> list[Trial]:
+        """The trials of the search, without those that came with one's fit and the points of laws."""
+        return [t for t in self.trials if t.parent is None and t.rung >= 0]
+
+    def best_rung(self) -> list[Trial]:
+        """The completed trials, each plan once, at the largest number of rows it was fitted on, and their prefixes."""
+        latest: dict[str, Trial] = {}
+        for trial in self.asked():
+            known = trial.status == "completed" and trial.plan.family in self.setting.families
+            if known and trial.rows >= latest.get(trial.plan.id, trial).rows:
+                latest[trial.plan.id] = trial
+        whole = {t.number for t in latest.values()}
+        return [*latest.values(), *(t for t in self.trials if t.parent in whole)]
+
+    def values(self, trial: Trial) -> list[float]:
+        """The objectives of a completed trial, minimised; a missing one counts as infinitely bad."""
+        steering = self.steering(trial)
+        read = (value_of(objective, steering) for objective in self.setting.objectives)
+        return [math.inf if value is None else value for value in read]
+
+    def steering(self, trial: Trial) -> Measurement:
+        """The measurement that steers the search. Where only trials are counted, times and memory, which differ from run to
+
+        run, are read off what doesn't: the cost prior's seconds and the artifact's bytes. Then a run is a function of its
+        seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
+        """
+        measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
+        target = self.setting.target_rows
+        if family is None:
+            return measured
+        if target is not None and trial.status == "completed":
+            measured = self._at_target(trial, family, target)
+        if math.isfinite(self.setting.limits.seconds):
+            return measured
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, target or trial.rows)
+        size = trial.measurement.size_bytes or 0.0
+        call = 1e-5 + 5e-11 * size
+        return replace(
+            measured,
+            training_seconds=seconds,
+            training_cpu_seconds=seconds,
+            training_memory_bytes=size,
+            latency_p50_seconds=call,
+            latency_p99_seconds=None if measured.latency_p99_seconds is None else call,
+            rows_per_second=None if measured.rows_per_second is None else 1.0 / call,
+            load_seconds=0.1 + 1e-9 * size,
+            serving_memory_bytes=None if measured.serving_memory_bytes is None else size,
+            model_memory_bytes=size,
+        )
+
+    def _at_target(self, trial: Trial, family: Family, rows: int) -> Measurement:
+        """The measurement as the laws of the trial's plan forecast it where the model will live."""
+        own = [t for t in self.trials if t.plan.id == trial.plan.id and t.rows <= trial.rows]
+        key = (trial.number, len(own))
+        if key not in self._forecasts:
+            facts = self.setting.facts
+            self._forecasts[key] = at_rows(trial, own, family, rows, facts.columns, facts.classes)
+        return self._forecasts[key]
+
+    def statuses(self) -> dict[str, int]:
+        counts = Counter(t.status for t in self.asked())
+        return {status: counts.get(status, 0) for status in STATUSES}
+
+    def front_rows(self) -> list[tuple[str, float, float, float]]:
+        """(family, error, one-row p50 seconds, artifact bytes) of the front so far, best error first."""
+        done = self.best_rung()
+        if not done:
+            return []
+        ranks = nondominated_ranks(np.array([self.values(t) for t in done]))
+        front = [t for t, rank in zip(done, ranks, strict=True) if rank == 0]
+        front.sort(key=lambda t: t.measurement.error or 0.0)
+        measured = [(t.plan.family, t.measurement) for t in front]
+        return [
+            (family, m.error or math.nan, m.latency_p50_seconds or math.nan, m.size_bytes or math.nan)
+            for family, m in measured
+        ]
+
+
+def fits_in(branches: JointSpace, trial: Trial) -> bool:
+    """Whether the point of a former process's trial is one of the space as it is now: what is searched may have changed."""
+    try:
+        complete(branches, dict(trial.point))
+    except UsageError as problem:
+        log.info("trial %d counts, and the strategy is not told of it: %s", trial.number, problem)
+        return False
+    return True
+
+
+def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
+    """(status, reason, count) of what did not complete, the commonest first."""
+    counts = Counter(
+        (t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None and t.rung >= 0
+    )
+    return [(status, reason, count) for (status, reason), count in counts.most_common()]

@@ -1,0 +1,60 @@
+"""What a study is given and never changes, and what it tells of itself while it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from automl.estimators.family import Facts, Family
+
+from .metric import Metric
+from .objective import Objective
+from .split import Split
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the search may spend: `seconds` of wall time (inf: counted in trials), `trials`, bytes of memory a trial."""
+
+    seconds: float = math.inf
+    trials: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a study is given and never changes. `start` is the monotonic time at which the budget began."""
+
+    data: Path
+    split: Split
+    facts: Facts
+    families: dict[str, Family]
+    metric: Metric
+    objectives: tuple[Objective, ...]
+    limits: Limits
+    slots: int
+    threads: int
+    seed: int
+    merge: bool
+    start: float
+    in_process: bool = False
+    device: str = "cpu"
+    target_rows: int | None = None
+    ensembles: bool = False
+
+    @property
+    def trial_threads(self) -> int:
+        """Threads of a trial: one where several run at a time, else all; the fits on all rows, alone, have all."""
+        return 1 if self.slots > 1 else self.threads
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A look at a running study. `front` lists (family, error, one-row p50 seconds, artifact bytes), best error first."""
+
+    elapsed: float
+    budget: float
+    stage: str
+    statuses: dict[str, int]
+    front: list[tuple[str, float, float, float]]
