@@ -208,6 +208,7 @@ class _AutoML(BaseEstimator):
             device=self.device,
             extra=extra,
             target_rows=None if self.target_rows is None else units.count(self.target_rows, "target_rows"),
+            bounds=self._limits(),
         )
 
     def _finish(

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ CELLS_ONE_AT_A_TIME = 5_000_000
 class Options:
     """What a run is asked to do. `budget_seconds` is inf when only `trials` bounds it; `start` is the monotonic start.
 
-    `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on).
+    `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on). `bounds`
+    are the limits on models, by name: plans that are likely to break one are not promoted first.
     """
 
     metric: Metric
@@ -82,6 +83,7 @@ class Options:
     extra: tuple[float, float] = (0.0, 0.0)
     target_rows: int | None = None
     ensembles: bool = False
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,7 @@ class Run:
             device=options.device,
             target_rows=options.target_rows,
             ensembles=options.ensembles,
+            bounds=options.bounds,
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")

@@ -6,33 +6,49 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
 
-from .front import nondominated_ranks
+from .allocation import FROZEN, Floats, chances, improvements, index
+from .cost import OVERHEAD
 from .plan import Plan, from_point
 from .portfolio import starting_points
+from .prospects import Prospects
 from .record import Record
 from .split import ETA
 from .trial import Trial
 
-PROMOTE_FROM = 0.35
-"""Promotions begin after this share of the budget: earlier, only the cheapest families have been seen."""
 PATIENCE = 30
 """So many proposals in a row that are known already, and none is asked for until another trial has ended."""
+FLOOR = 0.1
+"""The probability that the next new plan is tried, whatever the index says of promotions."""
+RECENT = 5.0
+"""What new plans bring is a mean over those before, whose weight falls to 1/e in so many of them."""
+TRIAL_SHARE = 0.35
+"""No single trial may be predicted to take more than this share of the time left for searching."""
 
 Proposal: TypeAlias = tuple[Plan, int, dict[str, Value]]
 """A plan, the rung that it is to be tried at, and the point that it is of."""
 
 
 class Agenda:
-    """What to try next: a promotion if one is due, else the next of the first plans, else what the strategy asks for."""
+    """What to try next: the first plans; then, by the index of what each may bring for its cost, a promotion to more rows,
+
+    or the next plan of the strategy.
+    """
 
     def __init__(self, record: Record, first: Sequence[dict[str, Value]] = ()) -> None:
         self.record = record
         self.queue = list(first)
         self.promoted: set[tuple[str, int]] = set()
+        self.prospects = Prospects(record, record.setting.bounds)
+        self._next: Proposal | None = None
+        self._brought: list[
+            tuple[str, float]
+        ] = []  # what each new plan's trial was expected to bring when it had ended
+        self._read = 0
 
     def restored(self) -> None:
         """Goes on after what the record holds of an earlier process."""
@@ -41,10 +57,130 @@ class Agenda:
         done = {t.point for t in tried}
         self.queue = [p for p in self.queue if tuple(p.items()) not in done]
 
-    def next(self, running: Collection[str]) -> Proposal | None:
-        """The next plan, none of those whose ids are `running`; None if there is no more."""
-        promotion = self._promotion()
-        return self._new(running) if promotion is None else promotion
+    def next(self, running: Sequence[Trial], room: float) -> Proposal | None:
+        """The next plan, none of those `running`, with `room` seconds left; None if there is no more."""
+        ids = {t.plan.id for t in running}
+        if self.record.base_rung == len(self.record.rungs) - 1 or self.queue:
+            return self._new(ids)
+        waiting = self._promotable(ids, room)
+        if not waiting:
+            return self._take(ids)
+        tried = len(self.record.asked()) + len(running)
+        if np.random.default_rng([self.record.setting.seed, tried]).random() < FLOOR:
+            return self._take(ids)
+        self._next = self._next or self._new(ids)
+        trial, worth = self._best(waiting)
+        if trial is None or worth < self._worth_of_new():
+            return self._take(ids)
+        self.promoted.add((trial.plan.id, trial.rung))
+        return trial.plan, trial.rung + 1, dict(trial.point)
+
+    def _take(self, running: Collection[str]) -> Proposal | None:
+        found, self._next = self._next or self._new(running), None
+        return found
+
+    # -- the index ------------------------------------------------------------------------------------------------
+
+    def _promotable(self, running: Collection[str], room: float) -> list[Trial]:
+        """The completed trials whose plans may go on to the next rung: there is time for it, and it wasn't tried yet."""
+        record, top = self.record, len(self.record.rungs) - 1
+        found = []
+        for t in record.asked():
+            if t.status != "completed" or t.rung >= top or (t.plan.id, t.rung) in self.promoted or t.plan.id in running:
+                continue
+            family = record.setting.families.get(t.plan.family)
+            if family is None or not family.reads:
+                continue
+            middle, high = record.cost.predict(family, t.plan, record.rungs[t.rung + 1], record.setting.split.fits())
+            if high <= room and middle <= max(1.0, TRIAL_SHARE * room):
+                found.append(t)
+        return found
+
+    def _best(self, waiting: Sequence[Trial]) -> tuple[Trial | None, float]:
+        """The promotion with the largest index, and that; none of the frozen ones."""
+        prospects, record = self.prospects, self.record
+        known = np.array([record.values(t) for t in self._rivals()])
+        samples = np.stack([prospects.positions(prospects.samples(t), known) for t in waiting])
+        gains = self._gains(prospects.positions(known, known), samples)
+        best: tuple[Trial | None, float] = (None, 0.0)
+        for trial, gain, may in zip(waiting, gains, self.alive(waiting), strict=True):
+            worth = self._index(float(gain) * prospects.feasible(trial), self._to_the_top(trial)) if may else 0.0
+            if worth > best[1]:
+                best = trial, worth
+        return best
+
+    def alive(self, waiting: Sequence[Trial]) -> NDArray[np.bool_]:
+        """(c,) which plans may improve the others' front; one whose errors rise is not judged by what they would be."""
+        prospects, rivals = self.prospects, self._rivals()
+        known = np.array([self.record.values(t) for t in rivals])
+        errors = [k for k, o in enumerate(self.record.setting.objectives) if o.name == "error"]
+        front, found = prospects.positions(known, known), np.ones(len(waiting), np.bool_)
+        for i, trial in enumerate(waiting):
+            sample = prospects.positions(prospects.samples(trial), known)
+            if prospects.ill_behaved(trial):
+                sample[:, errors] = 0.0
+            others = [t.plan.id != trial.plan.id for t in rivals]
+            found[i] = chances(front[others], sample[None])[0] >= FROZEN
+        return found
+
+    def _gains(self, front: Floats, samples: Floats) -> Floats:
+        """(c,) half the hypervolume, half the least error, as the portfolio was picked: what candidates are expected to add."""
+        gains = improvements(front, samples)
+        for k, objective in enumerate(self.record.setting.objectives):
+            if objective.name == "error":
+                gains = 0.5 * gains + 0.5 * np.maximum(0.0, front[:, k].min() - samples[:, :, k]).mean(axis=1)
+        return gains
+
+    def _index(self, gain: float, seconds: float) -> float:
+        spent = self.record.elapsed() / self.record.setting.limits.seconds
+        return index(gain, seconds, OVERHEAD, spent)
+
+    def _to_the_top(self, trial: Trial) -> float:
+        return sum(self.record.point_seconds(trial, rows) for rows in self.record.rungs[trial.rung + 1 :])
+
+    def _rivals(self) -> list[Trial]:
+        """The models that a plan has to improve on, as they are expected to be at the target, its own among them: those that
+
+        are likely to meet the limits, or all if none is.
+        """
+        done = self.record.best_rung()
+        return [t for t in done if self.prospects.feasible(t) >= 0.5] or done
+
+    def _worth_of_new(self) -> float:
+        """The index of the next new plan: what the recent ones brought, its own family's above all, for what it is to cost.
+
+        One of a family that wasn't seen yet may bring what the others' first ones did. Its completion is a fit on the base
+        rung, and for one in `ETA` of them all the further ones.
+        """
+        if self._next is None:
+            return 0.0
+        self._learn()
+        record, (plan, rung, _point) = self.record, self._next
+        run = _recent([gain for _, gain in self._brought], 0.0)
+        own = [gain for family, gain in self._brought if family == plan.family]
+        firsts = list(dict(reversed(self._brought)).values())
+        gain = _recent(own, run) if own else max(run, sum(firsts) / max(1, len(firsts)))
+        family, fits = record.setting.families[plan.family], record.setting.split.fits()
+        first, *rest = (record.cost.predict(family, plan, rows, fits)[0] for rows in record.rungs[rung:])
+        return self._index(gain, first + sum(rest) / ETA)
+
+    def _learn(self) -> None:
+        """What the new plans that ended since were expected to bring to all that had ended before."""
+        record = self.record
+        for number, t in enumerate(record.trials):
+            if number < self._read or t.parent is not None or t.rung != record.base_rung or t.status == "skipped":
+                continue
+            gain = 0.0
+            before = [b for b in record.trials[:number] if b.status == "completed" and b.rung >= 0]
+            if t.status == "completed" and before:
+                known = np.array([record.values(b) for b in (*before, t)])
+                sample = self.prospects.positions(self.prospects.samples(t), known)
+                front = self.prospects.positions(known[:-1], known)
+                gain = float(self._gains(front, sample[None])[0]) * self.prospects.feasible(t)
+            self._brought.append((t.plan.family, gain))
+        self._read = len(record.trials)
+
+    # -- new plans ------------------------------------------------------------------------------------------------
 
     def _new(self, running: Collection[str]) -> Proposal | None:
         """The next of the first plans, else of the strategy's; one that is known already is recorded as skipped."""
@@ -69,27 +205,11 @@ class Agenda:
             record.end(Trial(number, plan, rows, record.base_rung, "skipped", reason, point=tuple(point.items())))
         return None
 
-    def _promotion(self) -> Proposal | None:
-        """The asynchronous halving rule (Li et al. 2020, ASHA) on the non-dominated order (Schmucker et al. 2021, MO-ASHA):
 
-        a plan goes one rung up when it is among the best 1/eta of those completed at its rung.
-        """
-        record = self.record
-        if record.elapsed() < PROMOTE_FROM * record.setting.limits.seconds:
-            return None
-        for rung in range(len(record.rungs) - 2, record.base_rung - 1, -1):
-            known = [t for t in record.asked() if t.plan.family in record.setting.families]
-            done = [t for t in known if t.rung == rung and t.status == "completed"]
-            if len(done) < ETA:
-                continue
-            ranks = nondominated_ranks(np.array([record.values(t) for t in done]))
-            order = sorted(range(len(done)), key=lambda i: (ranks[i], done[i].measurement.error))
-            for i in order[: len(done) // ETA]:
-                trial = done[i]
-                if (trial.plan.id, rung) not in self.promoted:
-                    self.promoted.add((trial.plan.id, rung))
-                    return trial.plan, rung + 1, dict(trial.point)
-        return None
+def _recent(gains: Sequence[float], prior: float) -> float:
+    """The mean of the gains, the last ones above all, shrunk to `prior` as if that had been one of them."""
+    weights = np.exp(-np.arange(len(gains))[::-1] / RECENT)
+    return float((weights @ np.asarray(gains) + prior) / (weights.sum() + 1.0))
 
 
 def first_plans(

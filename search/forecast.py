@@ -149,7 +149,11 @@ def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, colum
         value = getattr(measured, quantity)
         if value is None or not values or min(values) <= 0:
             continue
-        law = CostLaw(terms_of(source, trial.plan, family, columns, classes), counts, values, GROWTHS[source])
+        terms, growth = terms_of(source, trial.plan, family, columns, classes), GROWTHS[source]
+        try:
+            law = CostLaw(terms, counts, values, growth)
+        except RefusalError:  # points that contradict the terms: the last one says most of what lies beyond it
+            law = CostLaw(terms, counts[-1:], values[-1:], growth)
         found[quantity] = value * law.at(rows).value / law.at(float(measured.rows or trial.rows)).value
     if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
         found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes

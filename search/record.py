@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from automl.estimators.errors import UsageError
 from automl.estimators.family import Family
 
-from .cost import CostModel
+from .allocation import Falls
+from .cost import OVERHEAD, CostModel
 from .fitting import Result
 from .forecast import at_rows
 from .front import nondominated_ranks
 from .objective import value_of
 from .plan import from_point
+from .scaling import LEAST_POINTS
 from .setting import Setting
 from .space import JointSpace, complete
 from .store import Store
@@ -65,7 +67,9 @@ class Record:
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
         self._front = np.empty((0, len(setting.objectives)))
-        self._forecasts: dict[tuple[int, int], Measurement] = {}
+        self._forecasts: dict[tuple[str, int, int], Measurement] = {}
+        self._of_plan: dict[str, list[Trial]] = {}
+        self.falls = Falls()
 
     def elapsed(self) -> float:
         return time.monotonic() - self.setting.start
@@ -109,7 +113,7 @@ class Record:
         self.losses = losses
         plans = {t.plan.id for t in trials if t.status != "skipped" and t.rung >= 0}
         for trial in trials:
-            self.trials.append(trial)
+            self._append(trial)
             self.number = max(self.number, trial.number + 1)
             if trial.status != "skipped" or trial.plan.id in plans:  # a plan skipped for want of time is open again
                 self._learn(trial, fits=fits_in(self.strategy.branches, trial))
@@ -118,7 +122,7 @@ class Record:
         """Keeps an ended trial: on disk, in the record, and what it says of costs and to the strategy."""
         self.store.add_trial(trial)
         self.store.set_meta("elapsed", self.spent_before + self.elapsed())
-        self.trials.append(trial)
+        self._append(trial)
         self._learn(trial)
         if trial.status == "completed":
             log.debug(
@@ -140,6 +144,15 @@ class Record:
             )
         if trial.status != "completed":
             shutil.rmtree(self.folder(trial), ignore_errors=True)
+
+    def _append(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        if trial.status == "completed":
+            for before in self.of_plan(trial):
+                if 0 <= before.rung < trial.rung and trial.parent is None:
+                    errors = before.measurement.error or 0.0, trial.measurement.error or 0.0
+                    self.falls.observe(trial.plan.family, trial.rows / before.rows, *errors)
+            self._of_plan.setdefault(trial.plan.id, []).append(trial)
 
     def keep_losses(self, number: int, result: Result) -> None:
         """Keeps the influences that a job brought back, here and on disk."""
@@ -220,14 +233,13 @@ class Record:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
-        target = self.setting.target_rows
         if family is None:
             return measured
-        if target is not None and trial.status == "completed":
-            measured = self._at_target(trial, family, target)
+        if self.target != trial.rows and trial.status == "completed" and trial.rung >= 0:
+            measured = self._at_target(trial, family)
         if math.isfinite(self.setting.limits.seconds):
             return measured
-        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, target or trial.rows)
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, self.target)
         size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(
@@ -243,14 +255,36 @@ class Record:
             model_memory_bytes=size,
         )
 
-    def _at_target(self, trial: Trial, family: Family, rows: int) -> Measurement:
-        """The measurement as the laws of the trial's plan forecast it where the model will live."""
-        own = [t for t in self.trials if t.plan.id == trial.plan.id and t.rows <= trial.rows]
-        key = (trial.number, len(own))
+    @property
+    def target(self) -> int:
+        """The rows at which plans are compared: where the models will live, or all training rows."""
+        return self.setting.target_rows or self.rungs[-1]
+
+    def of_plan(self, trial: Trial) -> list[Trial]:
+        """The completed trials of a trial's plan."""
+        return self._of_plan.get(trial.plan.id, [])
+
+    def _at_target(self, trial: Trial, family: Family) -> Measurement:
+        """The measurement as the laws of the trial's plan forecast it at the target."""
+        own = [t for t in self.of_plan(trial) if t.rows <= trial.rows] or [trial]
+        key = (trial.plan.id, trial.rows, len(own))
         if key not in self._forecasts:
             facts = self.setting.facts
-            self._forecasts[key] = at_rows(trial, own, family, rows, facts.columns, facts.classes)
-        return self._forecasts[key]
+            self._forecasts[key] = at_rows(trial, own, family, self.target, facts.columns, facts.classes)
+        found, error = self._forecasts[key], trial.measurement.error or 0.0
+        if error > 0.0 and len({t.rows for t in own}) < LEAST_POINTS:  # no law of its own
+            fall, _ = self.falls.ratio(family.name, self.target / trial.rows)
+            found = replace(found, error=error * math.exp(fall))
+        return found
+
+    def point_seconds(self, trial: Trial, rows: int) -> float:
+        """Predicted wall seconds of a completed trial's plan, whole, on `rows` rows: its own, by the ratio of the cost terms."""
+        family, params = self.setting.families[trial.plan.family], dict(trial.plan.params)
+        ratio = self.cost.units(family, params, trial.plan.whole, rows) / self.cost.units(
+            family, params, trial.plan, trial.rows
+        )
+        fits = self.setting.split.fits()
+        return OVERHEAD + fits * (trial.measurement.training_seconds or 0.1) * ratio
 
     def statuses(self) -> dict[str, int]:
         counts = Counter(t.status for t in self.asked())

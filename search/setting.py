@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from automl.estimators.family import Facts, Family
@@ -24,7 +25,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything a study is given and never changes. `start` is the monotonic time at which the budget began."""
+    """Everything a study is given and never changes. `start` is the monotonic time at which the budget began; `bounds` are the
+
+    user's limits on models, by name.
+    """
 
     data: Path
     split: Split
@@ -42,6 +46,7 @@ class Setting:
     device: str = "cpu"
     target_rows: int | None = None
     ensembles: bool = False
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def trial_threads(self) -> int:

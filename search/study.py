@@ -22,8 +22,7 @@ from typing import Any
 from automl.estimators.family import Family
 from automl.estimators.space import Value
 
-from .agenda import PATIENCE, Agenda
-from .cost import OVERHEAD
+from .agenda import PATIENCE, TRIAL_SHARE, Agenda
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
 from .interrupt import Flag
 from .plan import from_point
@@ -36,10 +35,10 @@ from .worker import Outcome
 
 log = logging.getLogger("automl")
 
-TRIAL_SHARE, NEW_SHARE = 0.35, 0.5
-"""No single trial may be predicted to take more than the first share of the time left for searching.
+NEW_SHARE = 0.5
+"""The share of the time left that a trial may take where none of its family has completed or runs: another family says more
 
-The second is for a family of which none has completed or runs: another family says more than another variant.
+than another variant.
 """
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
 """A trial may take this share of the budget before it is killed, however little was predicted.
@@ -143,13 +142,13 @@ class Study(Record):
             t.plan.family for t, _ in self._pending.values()
         }
         for _ in range(PATIENCE):
-            proposal = self.agenda.next({t.plan.id for t, _ in self._pending.values()})
+            room = self.left() - reserve()
+            proposal = self.agenda.next([t for t, _ in self._pending.values()], room)
             if proposal is None:
                 break
             plan, rung, point = proposal
             family, rows = self.setting.families[plan.family], self.rungs[rung]
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
-            room = self.left() - reserve()
             trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
             first = not any(t.status == "completed" for t in self.trials)
             if plan.id in self.references:  # what every other model is held against: worth more than its share
@@ -206,15 +205,6 @@ class Study(Record):
             self.cancel.clear()
             if self.executor is None:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def point_seconds(self, trial: Trial, rows: int) -> float:
-        """Predicted wall seconds of a completed trial's plan, whole, on `rows` rows: its own, by the ratio of the cost terms."""
-        family, params = self.setting.families[trial.plan.family], dict(trial.plan.params)
-        ratio = self.cost.units(family, params, trial.plan.whole, rows) / self.cost.units(
-            family, params, trial.plan, trial.rows
-        )
-        fits = self.setting.split.fits()
-        return OVERHEAD + fits * (trial.measurement.training_seconds or 0.1) * ratio
 
     def _last_resort(self, pool: Executor) -> None:
         """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""

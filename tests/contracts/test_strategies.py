@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from automl.errors import UsageError
 from automl.estimators.space import Choice, Float, Int
 from automl.search import space, strategies
 from automl.search.space import Branch, JointSpace, Point
-from automl.search.strategies import STRATEGIES, by_name
+from automl.search.strategies import STRATEGIES, Auto, by_name
 from automl.search.strategy import Strategy
 
 BRANCHES: JointSpace = (
@@ -36,7 +37,15 @@ STARTS: list[Point] = [
     {"family": "trees", "count": 100, "rate": 0.1},
 ]
 
-every = pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+
+class CheapAuto(Auto):
+    """The default where trials cost little, and mutants of the front are proposed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options, cost=lambda point: 0.1)
+
+
+every = pytest.mark.parametrize("strategy", [*STRATEGIES, CheapAuto], ids=lambda s: s.__name__)
 
 
 def make(strategy: type[Strategy], branches: JointSpace = BRANCHES, seed: int = 3, objectives: int = 3) -> Strategy:

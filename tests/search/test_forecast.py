@@ -113,3 +113,11 @@ def test_the_runs_own_curves_set_the_interval() -> None:
     wild = [trial(n, 0.2 + 0.1 * (i == 3), plan=named(k), number=k) for k in range(30) for i, n in enumerate(rows)]
     assert run_kappa(wild) > 5.0
     assert run_kappa(wild[:40]) == KAPPA
+
+
+def test_points_that_contradict_the_terms_leave_the_last_one() -> None:
+    own = curve(0.1, 0.05, 0.5)
+    odd = [replace(t, measurement=replace(t.measurement, size_bytes=10.0 ** (9 - 3 * k))) for k, t in enumerate(own)]
+    far = at_rows(odd[-1], odd, FAMILY, 64_000, 10, 2)
+    assert far.size_bytes is not None
+    assert 1e3 <= far.size_bytes <= 1e4

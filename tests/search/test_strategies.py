@@ -7,11 +7,13 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from automl.estimators.space import Choice, Float, Int
 from automl.search import space
 from automl.search.space import Branch
 from automl.search.strategies import NSGA2, Auto, Bayesian, Grid, Random
+from automl.search.strategies.auto import contributions
 from automl.search.strategy import Strategy
 
 BRANCHES = (
@@ -103,3 +105,34 @@ def test_an_ask_stays_cheap_after_two_hundred_trials() -> None:
 def test_listing_the_strategies_does_not_load_optuna() -> None:
     code = "import sys; from automl.search.strategies import by_name; by_name('bayesian'); assert 'optuna' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_auto_changes_members_of_the_front_where_trials_cost_little() -> None:
+    made = Auto(BRANCHES, 1, 2, cost=lambda point: 0.1)
+    best = {"family": "good", "x": 0.7, "y": 0.3, "kind": "b"}
+    made.tell(best, [0.0, 1.0], 0, 0)
+    for number in range(1, 12):
+        made.tell({"family": "poor", "z": number / 12}, [2.0, 2.0], 0, number)
+    asked = made.ask(30)
+    near = [p for p in asked if p["family"] == "good" and abs(float(p["x"]) - 0.7) + abs(float(p["y"]) - 0.3) < 0.5]
+    assert len(near) >= 15, "most are mutants of the one member of the front"
+    assert any(p["family"] == "poor" for p in asked), "every fifth is random"
+    assert "_proposer" not in vars(made), "Optuna is not asked"
+    for point in asked:
+        space.validate(BRANCHES, point)
+
+
+def test_auto_asks_optuna_where_trials_are_dear_or_nothing_is_told() -> None:
+    dear, untold = Auto(BRANCHES, 0, 1, cost=lambda point: 2.0), Auto(BRANCHES, 0, 1, cost=lambda point: 0.1)
+    dear.tell({"family": "poor", "z": 0.5}, [1.0], 0, 0)
+    for made in (dear, untold):
+        made.ask(1)
+        assert "_proposer" in vars(made)
+
+
+def test_a_member_that_alone_covers_much_is_the_likelier_parent() -> None:
+    shares = contributions([(0.1, 9.0, 1.0), (5.0, 1.0, 2.0), (5.1, 1.1, 1.5), (9.0, 0.5, 3.0)])
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares.min() > 0.0
+    stretched = contributions([(0.1, 90.0, 1.0), (500.0, 1.0, 2.0), (501.0, 10.0, 1.5), (1e6, 0.5, 3.0)])
+    assert stretched == pytest.approx(shares), "units don't matter"

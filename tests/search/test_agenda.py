@@ -1,0 +1,220 @@
+"""What is tried next: new plans and promotions by what they may bring for their cost, on made-up trials and a made-up clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from automl.estimators.families import FAMILIES
+from automl.estimators.family import Facts
+from automl.search.agenda import Agenda
+from automl.search.metric import Metric
+from automl.search.objectives import DEFAULT
+from automl.search.plan import from_point
+from automl.search.record import Record
+from automl.search.setting import Limits, Setting
+from automl.search.space import Branch
+from automl.search.split import EMPTY, Split
+from automl.search.store import Store
+from automl.search.strategies import by_name
+from automl.search.trial import Measurement, Trial
+
+ROWS = [2_000, 8_000, 32_000]
+FAMILY = {f.name: f for f in FAMILIES}
+
+
+class Clocked(Record):
+    """A record whose clock stands still."""
+
+    now = 20.0
+
+    def elapsed(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes records with a base rung of 0 in a run of 60 s."""
+    folder = tmp_path_factory.mktemp("agenda")
+    facts = Facts("regression", ROWS[-1], 10, budget_seconds=60.0)
+    families = {name: FAMILY[name] for name in ("baseline", "linear", "tree")}
+    count = iter(range(99))
+
+    def make(seed: int = 0, bounds: dict[str, float] | None = None, base: int = 0) -> Clocked:
+        setting = Setting(
+            data=Path("nowhere"),
+            split=Split(np.arange(ROWS[-1]), np.arange(9), EMPTY),
+            facts=facts,
+            families=families,
+            metric=Metric.resolve(None, Task()),
+            objectives=DEFAULT,
+            limits=Limits(60.0),
+            slots=1,
+            threads=1,
+            seed=seed,
+            merge=False,
+            start=0.0,
+            bounds=bounds or {},
+        )
+        branches = tuple(Branch(f.name, dict(f.space(facts))) for f in families.values())
+        store = Store.create(folder / f"{next(count)}.db")
+        store.set_meta("base_rung", base)
+        return Clocked(setting, by_name("random")(branches, seed, 4), store)
+
+    return make
+
+
+class Task:
+    kind = "regression"
+    classes = ()
+
+
+def ended(
+    record: Record,
+    depth: int,
+    error: float,
+    rung: int = 0,
+    latency: float = 1e-5,
+    sd: float = 0.001,
+    seconds: float = 0.5,
+) -> Trial:
+    """Ends a trial of a tree of this depth."""
+    point = {"family": "tree", "max_depth": depth}
+    plan = from_point(point, FAMILY["tree"], record.setting.facts, 1)
+    measured = Measurement(
+        error=error,
+        error_sd=sd,
+        training_seconds=seconds,
+        training_cpu_seconds=seconds,
+        latency_p50_seconds=latency,
+        model_memory_bytes=1e6,
+        size_bytes=1e4,
+        training_memory_bytes=1e7,
+    )
+    rows = record.rungs[rung]
+    trial = Trial(
+        record.take_number(),
+        plan,
+        rows,
+        rung,
+        "completed",
+        measurement=measured,
+        point=tuple(point.items()),
+        wall_seconds=seconds,
+    )
+    record.end(trial)
+    return trial
+
+
+def asked(record: Record, times: int = 1, room: float = 40.0) -> list[tuple[str, int]]:
+    """(family, rung) of what a new agenda proposes, so many times, with nothing running."""
+    agenda = Agenda(record)
+    found = [agenda.next([], room) for _ in range(times)]
+    return [(proposal[0].id, proposal[1]) for proposal in found if proposal is not None]
+
+
+def promising(record: Record) -> tuple[Trial, Trial]:
+    """A good plan and one that another beats in everything by far; the new ones since have brought nothing."""
+    good = ended(record, 6, error=1.0)
+    hopeless = ended(record, 5, error=9.9, latency=1e-2, seconds=0.6)
+    for depth in (2, 3, 4, 8, 9):
+        ended(record, depth, error=5.0 + depth / 100, latency=2e-5, seconds=0.6)
+    return good, hopeless
+
+
+def test_where_all_rows_are_at_hand_there_are_only_new_plans(record: Any) -> None:
+    made = record(base=2)
+    for depth in (2, 3, 4, 5):
+        ended(made, depth, 1.0 / depth, rung=2)
+    proposals = asked(made, 8)
+    assert {rung for _, rung in proposals} == {2}
+    assert len(set(proposals)) == 8
+
+
+def test_the_first_plans_come_first_and_in_their_order(record: Any) -> None:
+    made = record()
+    promising(made)
+    first: list[dict[str, Any]] = [{"family": "baseline"}, {"family": "linear"}]
+    agenda = Agenda(made, first)
+    proposals = [agenda.next([], 40.0) for _ in first]
+    assert [proposal[2] for proposal in proposals if proposal] == first
+
+
+def test_a_plan_that_may_become_the_best_goes_on_and_a_hopeless_one_never(record: Any) -> None:
+    made = record(seed=1)
+    good, hopeless = promising(made)
+    proposals = asked(made, 30)
+    assert proposals.index((good.plan.id, 1)) < 5
+    assert hopeless.plan.id not in {plan for plan, _ in proposals}
+    assert proposals.count((good.plan.id, 1)) == 1
+
+
+def test_a_curve_that_rises_is_not_frozen_by_its_error(record: Any) -> None:
+    made = record()
+    agenda = Agenda(made)
+    ended(made, 2, error=1.0, rung=1, latency=1e-6, seconds=0.1)
+    rising = [ended(made, 7, error=error, rung=rung) for rung, error in enumerate((8.0, 9.0))]
+    falling = [ended(made, 8, error=error, rung=rung) for rung, error in enumerate((9.2, 9.1))]
+    assert agenda.prospects.ill_behaved(rising[-1])
+    assert not agenda.prospects.ill_behaved(falling[-1])
+    alive = agenda.alive([rising[-1], falling[-1]])
+    assert alive.tolist() == [True, False]
+
+
+def test_what_does_not_fit_in_the_time_left_is_not_promoted(record: Any) -> None:
+    made = record(seed=1)
+    promising(made)
+    assert {rung for _, rung in asked(made, 10, room=0.05)} == {0}
+
+
+def test_now_and_then_a_new_plan_is_tried_whatever_the_index_says(record: Any) -> None:
+    new = 0
+    for seed in range(12):
+        made = record(seed=seed)
+        promising(made)
+        (proposal,) = asked(made)
+        new += proposal[1] == 0
+    assert 1 <= new <= 5
+
+
+def test_a_plan_that_breaks_a_limit_is_not_promoted_first(record: Any) -> None:
+    made = record(seed=1, bounds={"max_latency": 2e-5})
+    slow = ended(made, 7, error=0.2, latency=1e-3)
+    good, _ = promising(made)
+    assert Agenda(made).prospects.feasible(slow) < 0.01 < 0.9 < Agenda(made).prospects.feasible(good)
+    proposals = asked(made, 6)
+    assert (good.plan.id, 1) in proposals
+    assert (slow.plan.id, 1) not in proposals
+
+
+def test_plans_on_few_rows_are_compared_by_what_they_would_be_on_all(record: Any) -> None:
+    made = record()
+    small, large = ended(made, 2, error=1.0), ended(made, 3, error=1.0, rung=2)
+    assert made.values(large)[:2] == [1.0, 0.5]
+    error, seconds, *_ = made.values(small)
+    assert 0.8 < error < 0.9
+    assert seconds > 4 * 0.5
+
+
+def test_what_fell_before_tells_how_others_will_fall(record: Any) -> None:
+    made = record()
+    agenda = Agenda(made)
+    waiting = ended(made, 9, error=2.0)
+    before = agenda.prospects.samples(waiting)[:, 0].mean()
+    for depth in (2, 3, 4):
+        ended(made, depth, error=2.0)
+        ended(made, depth, error=0.8, rung=2)
+    assert agenda.prospects.samples(waiting)[:, 0].mean() < 0.8 * before
+
+
+def test_resumed_it_promotes_nothing_twice(record: Any) -> None:
+    made = record(seed=1)
+    good, _ = promising(made)
+    ended(made, 6, error=0.9, rung=1)
+    agenda = Agenda(made)
+    agenda.restored()
+    found = [agenda.next([], 40.0) for _ in range(10)]
+    assert (good.plan.id, 1) not in [(p[0].id, p[1]) for p in found if p]
