@@ -76,6 +76,8 @@ class Family(ABC):
     """Whether training uses more than one thread."""
     reads: ClassVar[bool] = True
     """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
+    steady: ClassVar[bool] = False
+    """Whether fits on other rows of a table are so alike that their mean is no better than one of them (Breiman 1996)."""
     order: ClassVar[int] = 100
     """Simplest first: the search tries families in this order."""
     iterations: ClassVar[str | None] = None

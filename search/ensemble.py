@@ -24,7 +24,7 @@ from .fitting import Result, judged, predictions_file
 from .front import SURE, nondominated, paired_errors
 from .metric import Metric
 from .objective import value_of
-from .plan import ENSEMBLE, Plan
+from .plan import ENSEMBLE, Plan, single_of
 from .study import Study
 from .trial import Measurement, Trial
 
@@ -107,8 +107,8 @@ def greedy(pool: Pool, price: float, stop: Callable[[], bool] = lambda: False) -
 # -- from the trials ---------------------------------------------------------------------------------------------------
 
 
-def select(study: Study, seconds: float, most: int) -> list[Trial]:
-    """At most `most` ensembles of the trials, as completed trials that are not in the store, the most accurate first.
+def select(study: Study, seconds: float, most: int, bags: Sequence[Trial] = ()) -> list[Trial]:
+    """At most `most` ensembles of the trials and of these bags, as completed trials that are not in the store, the most accurate first.
 
     Each is better than its best member by more than the noise of their difference, and no trial is as good as it in every
     objective. Their influences are among the study's losses from then on. It takes about `seconds`, and
@@ -120,7 +120,7 @@ def select(study: Study, seconds: float, most: int) -> list[Trial]:
         return study.interrupted or time.monotonic() > until
 
     scored = _Scored(study)
-    trials = _candidates(study, scored, seconds)
+    trials = _candidates(study, scored, seconds, bags)
     if len(trials) < LEAST_CANDIDATES:
         return []
     pool = Pool(
@@ -177,9 +177,9 @@ class _Scored:
         return self.all(trial)[: self.cut]
 
 
-def _candidates(study: Study, scored: _Scored, seconds: float) -> list[Trial]:
+def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Trial]) -> list[Trial]:
     """The most accurate trials of the best one's rung and the non-dominated ones, as many as there is time to blend."""
-    done = sorted(study.best_rung(), key=lambda t: (t.measurement.error, t.number))
+    done = sorted([*study.best_rung(), *bags], key=lambda t: (t.measurement.error, t.number))
     done = [t for t in done if t.rung == done[0].rung and scored.known(t)][:RANKED]
     if len(done) < LEAST_CANDIDATES:
         return []
@@ -284,6 +284,7 @@ def at_other_rows(study: Study, trial: Trial) -> list[Trial]:
     found: list[Trial] = []
     curves: list[tuple[Mapping[int, Trial], int]] = []
     for plan, weight in trial.plan.members:
+        plan = single_of(plan)  # a bag was judged at one row count: it is taken to grow as its single model
         key = (plan.whole.id, plan.prefix)
         own = [t for t in study.trials if t.status == "completed" and (t.plan.whole.id, t.plan.prefix) == key]
         curves.append(({t.rows: t for t in own if scored.known(t)}, weight))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from automl.estimators.hardware import Hardware
 
+from .bagging import Bagging
 from .ensemble import at_other_rows, fit_of, select, together
 from .fitting import BlendJob, Job, Result, blend_job, error_of, fit_here, fits_here, supervise
 from .forecast import laws_of, run_kappa
@@ -22,7 +23,7 @@ from .front import noise, nondominated, thin
 from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
-from .plan import Plan
+from .plan import Plan, bag_of
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome, run_isolated
@@ -72,6 +73,7 @@ class Finish:
         self.study = study
         self.extra_seconds, self.extra_rows = extra_seconds, extra_rows
         self.growth = Growing(study)
+        self.bagging = Bagging(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._due = 0.0
 
@@ -101,6 +103,7 @@ class Finish:
             finalists = self.finalists()
             fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
             fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
+            fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
             self._cached = (len(self.study.trials), fits)
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
@@ -137,7 +140,8 @@ class Finish:
         study = self.study
         # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
         finalists = self.finalists()
-        ensembles = self._ensembles()
+        bags = self._bags(finalists)
+        ensembles = self._ensembles([bag for bag, _ in bags.values()])
         study.tell_listener("laws")
         self.growth.measure(finalists)
         made = {fit_of(t) for t in finalists}
@@ -149,7 +153,8 @@ class Finish:
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
-        models += self._blended(ensembles, fitted)
+        bagged = [model for bag, base in bags.values() for model in self._bag(bag, base)]
+        models += [*bagged, *self._blended(ensembles, [*fitted, *bagged])]
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
@@ -176,7 +181,31 @@ class Finish:
 
     # -- ensembles --------------------------------------------------------------------------------------------------
 
-    def _ensembles(self) -> list[Trial]:
+    def _bags(self, finalists: Sequence[Trial]) -> dict[int, tuple[Trial, Trial]]:
+        """The bags to finish, each with its single model; none where there is no time for ensembles."""
+        if self.budget < ENSEMBLES_FROM:
+            return {}
+        self.study.tell_listener("ensembles")
+        return self.bagging.judge(finalists)
+
+    def _bag(self, bag: Trial, base: Trial) -> list[Finalist]:
+        """The bag, its models fitted and blended; none where there is no time or its fits fail."""
+        study, plan = self.study, replace(self._final_plan(base), params=base.plan.params)
+        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
+        if study.interrupted or 1.1 * self.bagging.fitting(base) > room:
+            log.info("the bag of trial %d is left out: no time is left for its fits", base.number)
+            return []
+        outcome = self.bagging.fit(bag, plan, min(room, 4 * self.bagging.fitting(base) + 1.0, 3600.0))
+        if outcome.status != "completed":
+            log.info("the bag of trial %d is left out: %s, %s", base.number, outcome.status, outcome.reason)
+            return []
+        result: Result = outcome.value
+        # it is taken to grow as its single model, whose laws are its own from what was measured of it
+        laws = self.growth.laws(base, self._final_plan(base), run_kappa(study.trials))
+        folder, plan = self.bagging.folder(bag), bag_of(plan, len(bag.plan.members))
+        return [Finalist(bag, plan, result.measurement, folder, result.proof, laws)]
+
+    def _ensembles(self, bags: Sequence[Trial]) -> list[Trial]:
         """The ensembles to finish, as trials; none where they are not wanted, there is no time, or it is interrupted."""
         study, most = self.study, MOST_ENSEMBLES
         if not study.setting.ensembles or study.interrupted or self.budget < ENSEMBLES_FROM:
@@ -185,7 +214,7 @@ class Finish:
             most = min(most, int(self.budget / ENSEMBLES_FROM))
         study.tell_listener("ensembles")
         try:
-            return select(study, SELECT_SHARE * self.budget, most)
+            return select(study, SELECT_SHARE * self.budget, most, bags)
         except Exception as error:  # the metric may be the user's own code, and it runs here for the first time
             log.warning("there are no ensembles: %s: %s", type(error).__name__, error)
             return []
@@ -210,15 +239,16 @@ class Finish:
             for group in groups([t for t in members if t.plan.id not in made]):
                 made |= {m.trial.plan.id: m for m in self._fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
             parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
-            if len(parts) < len(members):
-                log.info("an ensemble of %d models is left out: not all could be fitted", len(members))
+            if len(parts) < len(trial.plan.members):
+                log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
             elif (ensemble := self._blend(trial, parts)) is not None:
                 found.append(ensemble)
         return found
 
     def _members(self, ensemble: Trial) -> list[Trial]:
+        """The trials that the ensemble is made of; its bags are none of the search's."""
         known = {t.plan.id: t for t in self.study.best_rung()}
-        return [known[plan.id] for plan, _ in ensemble.plan.members]
+        return [known[plan.id] for plan, _ in ensemble.plan.members if plan.id in known]
 
     def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
         """The one artifact of an ensemble of finished models."""

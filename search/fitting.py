@@ -85,7 +85,7 @@ class BlendJob:
 
 
 @dataclass
-class _Meter:
+class Meter:
     """Sums of wall seconds, CPU seconds and the largest peak over the fits of a job."""
 
     wall: float = 0.0
@@ -102,7 +102,7 @@ class _Meter:
         self.peak = max(self.peak, memory.bytes)
 
 
-def _pipeline(job: Job) -> Pipeline:
+def pipeline_of(job: Job) -> Pipeline:
     plan = job.plan
     return Pipeline(
         job.family,
@@ -125,6 +125,13 @@ def error_of(influence: NDArray[Any]) -> tuple[float, float]:
 
 def fit_job(job: Job) -> Result:
     """Fits, predicts, measures and exports. Runs in the trial's own process."""
+    with opened(job) as (table, split):
+        return _final(job, table, split) if job.final else _trial(job, table, split)
+
+
+@contextmanager
+def opened(job: Job) -> Iterator[tuple[Table, Split]]:
+    """The table and the split of a job, on as many threads as its plan says, what its family needs imported."""
     from threadpoolctl import threadpool_limits
 
     if job.family.needs is not None:
@@ -132,18 +139,18 @@ def fit_job(job: Job) -> Result:
     with threadpool_limits(job.plan.hardware.threads):
         table, split = Table.open(job.data / "table"), Split.open(job.data / "split.npz")
         touch(table)
-        return _final(job, table, split) if job.final else _trial(job, table, split)
+        yield table, split
 
 
 def _trial(job: Job, table: Table, split: Split) -> Result:
-    meter, task = _Meter(), table.task.kind
+    meter, task = Meter(), table.task.kind
     scored = split.scored
     shape = (len(scored),) if task == "regression" else (len(scored), len(table.task.classes))
     prediction = np.empty(shape)
     refits: list[dict[str, Value]] = []
     prefixes = Prefixes(len(scored))
     for train, places in _parts(split, job.rows):
-        pipeline = _pipeline(job)
+        pipeline = pipeline_of(job)
         with meter.fit():
             pipeline.fit(table, train, merge=job.merge)
         prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
@@ -252,7 +259,7 @@ def _merge_refits(refits: list[dict[str, Value]]) -> dict[str, Value]:
 
 def _final(job: Job, table: Table, split: Split) -> Result:
     """The fit on all rows, in the nested order of the split so that a seeded subsample inside a family is stratified."""
-    meter, pipeline = _Meter(), _pipeline(job)
+    meter, pipeline = Meter(), pipeline_of(job)
     rows = np.concatenate([split.train, split.validation, split.holdout])
     with meter.fit():
         pipeline.fit(table, rows, merge=job.merge)

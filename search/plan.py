@@ -32,7 +32,8 @@ class Plan:
 
     `prefix` is the share of the fitted trees that is deployed, and `rescale`, which the trial learns, what they add is
     multiplied by. A search proposes whole models only; their prefixes come with them. `members` are those of an ensemble (of
-    the family ENSEMBLE), each with its weight; the prediction is their weighted mean.
+    the family ENSEMBLE), each with its weight; the prediction is their weighted mean. `fold` is that of a member of a bag: the
+    model that was fitted on the training rows of this fold of the cross-validation.
     """
 
     family: str
@@ -45,8 +46,10 @@ class Plan:
     prefix: float = 1.0
     rescale: float = 1.0
     members: tuple[tuple[Plan, int], ...] = ()
+    fold: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        fold = {} if self.fold is None else {"fold": self.fold}
         return {
             "family": self.family,
             "params": dict(self.params),
@@ -58,6 +61,7 @@ class Plan:
             "prefix": self.prefix,
             "rescale": self.rescale,
             "members": [{"weight": weight, "plan": plan.as_dict()} for plan, weight in self.members],
+            **fold,
         }
 
     @classmethod
@@ -73,6 +77,7 @@ class Plan:
             prefix=data.get("prefix", 1.0),
             rescale=data.get("rescale", 1.0),
             members=tuple((cls.from_dict(m["plan"]), m["weight"]) for m in data.get("members", ())),
+            fold=data.get("fold"),
         )
 
     @property
@@ -91,6 +96,17 @@ class Plan:
             del content["members"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def bag_of(plan: Plan, folds: int) -> Plan:
+    """The mean of the models that a plan gives on the folds of a cross-validation: a bag."""
+    return Plan(ENSEMBLE, members=tuple((replace(plan, fold=fold), 1) for fold in range(folds)))
+
+
+def single_of(plan: Plan) -> Plan:
+    """The plan that a bag is of; one that is no bag is its own."""
+    bag = plan.members and all(member.fold is not None for member, _ in plan.members)
+    return replace(plan.members[0][0], fold=None) if bag else plan
 
 
 def branches(families: Sequence[Family], facts: Facts, threads: Sequence[int]) -> tuple[Branch, ...]:

@@ -16,6 +16,7 @@ from .lightgbm import LightGBM
 from .linear import Linear
 from .neighbours import Neighbours
 from .network import Network
+from .tabm import TabM
 from .tree import Tree
 from .xgboost import XGBoost
 
@@ -31,6 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     CatBoost(),
     EBM(),
     Network(),
+    TabM(),
 )
 
 

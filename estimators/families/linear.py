@@ -35,6 +35,7 @@ class Linear(Family):
 
     name: ClassVar[str] = "linear"
     reduces: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     order: ClassVar[int] = 10
     seconds_per_unit: ClassVar[float] = 6e-10
 

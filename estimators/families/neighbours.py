@@ -33,6 +33,7 @@ class Neighbours(Family):
     name: ClassVar[str] = "neighbours"
     sparse: ClassVar[bool] = False
     reduces: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     order: ClassVar[int] = 20
     seconds_per_unit: ClassVar[float] = 4e-10
 

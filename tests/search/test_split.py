@@ -51,6 +51,16 @@ def test_small_table_is_cross_validated_and_every_row_has_a_fold() -> None:
         assert np.bincount(y[validation]).min() >= 33
 
 
+@pytest.mark.parametrize("n", [60, 442, 900, 3000])
+def test_folds_of_a_regression_have_the_same_target(n: int) -> None:
+    y = np.random.default_rng(0).exponential(size=n)
+    split = make_split(y, "regression", 0)
+    means = [y[validation].mean() for _, validation in split.folds]
+    assert np.std(means) < 0.6 * y.std() / np.sqrt(n / 5)  # rows drawn at random differ by the square root
+    mean_of_the_others = np.concatenate([y[v] - y[t].mean() for t, v in split.folds])
+    assert np.sqrt(np.mean(mean_of_the_others**2)) == pytest.approx(y.std(), rel=0.02)
+
+
 def test_a_class_with_one_member_is_always_trained_on() -> None:
     y = np.array([0] * 20 + [1] * 20 + [2])
     split = make_split(y, "multiclass", 0)
