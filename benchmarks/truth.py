@@ -9,7 +9,7 @@ early on a tenth of the rows) beside it. Cells are JSON lines of the results fil
 
 Of every model of the front: the reported score and its 90 % interval, the test score with its standard error, whether it lies
 in that interval widened by that error, and the difference in standard errors of both. Latency and memory are measured
-again in a fresh process: the share of a front that is not dominated then, by the noise that a front allows for. A run
+again in a fresh process: the share of a front that would be on it by that, with the noise that a front allows for. A run
 is late where it ends after its budget and the larger of a second and 2 %. `--neighbour` keeps one core busy during every
 other cell.
 """
@@ -188,7 +188,7 @@ def compared(error: float, low: float, high: float, influence: NDArray[np.float6
         "test_error": found,
         "test_se": se,
         "both_se": both,
-        "inside": abs(found - error) <= half,
+        "inside": bool(abs(found - error) <= half),
         "gap": (found - error) / both,
     }
 
@@ -196,11 +196,11 @@ def compared(error: float, low: float, high: float, influence: NDArray[np.float6
 def still_there(
     entries: Sequence[dict[str, Any]], influences: Sequence[NDArray[np.float64]], run: Path, parts: Parts
 ) -> list[bool]:
-    """Which models are not dominated when latency and memory are measured anew; the error and the training time stay.
+    """Which models would be on the front when latency and memory are measured anew; the error and the training time stay.
 
     The noise of errors' differences is that on the test rows, at the number of rows that gave the reported errors.
     """
-    from automl.search.front import dominance, noise, paired_errors
+    from automl.search.front import noise, nondominated, paired_errors
     from automl.search.measure import race
     from automl.search.objective import value_of
     from automl.search.objectives import DEFAULT
@@ -217,7 +217,7 @@ def still_there(
     own = [x.std(ddof=1) / math.sqrt(len(x)) for x in influences]
     scale = np.median([e["error_sd"] / max(sd, 1e-12) for e, sd in zip(entries, own, strict=True)])
     margin[:, :, 0] = paired_errors(influences) * scale
-    return [not beaten for beaten in dominance(values, margin).any(axis=0)]
+    return [bool(kept) for kept in nondominated(values, margin)]
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
