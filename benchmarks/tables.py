@@ -102,10 +102,10 @@ def compare(found: dict[str, Any], run: Path, test: Path, target: str, plain: tu
     return {"plain_lightgbm": float(base.mean()), **rows}
 
 
-def fit(train: Path, test: Path, entry: dict[str, Any], budget: float, run: Path) -> tuple[Any, float]:
+def fit(train: Path, test: Path, entry: dict[str, Any], budget: float, run: Path, seed: int = 0) -> tuple[Any, float]:
     """(the finished process of `automl fit`, its wall seconds)."""
     command = [sys.executable, "-m", "automl", "fit", str(train), "--test", str(test), "--target", entry["target"]]
-    command += ["--budget", str(budget), "--out", str(run), "--json", "--quiet"]
+    command += ["--budget", str(budget), "--out", str(run), "--seed", str(seed), "--json", "--quiet"]
     here = Path(__file__).parent.parent
     start = time.monotonic()
     done = subprocess.run(

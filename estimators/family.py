@@ -142,6 +142,10 @@ class Family(ABC):
         """
         return 1.0
 
+    filled: ClassVar[tuple[float, ...]] = (1.0,)
+    """What share of the rows that `capacity` counts with may fill a model, where it depends on how hard the table is."""
+    copies: ClassVar[float] = 1.0
+    """How many float64 copies of its data a fit holds at a time, about: the prior of the law of its memory."""
     seconds_per_unit: ClassVar[float] = 1e-8
     """Prior CPU seconds per unit of the summed `cost` terms, replaced by what the run measures."""
 

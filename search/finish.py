@@ -17,7 +17,8 @@ from automl.estimators.hardware import Hardware
 
 from .bagging import Bagging
 from .ensemble import at_other_rows, fit_of, select, together
-from .fitting import BlendJob, Job, Result, blend_job, error_of, fit_here, fits_here, supervise
+from .estimate import estimates, scoring
+from .fitting import BlendJob, Job, Result, blend_job, fit_here, fits_here, supervise
 from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
 from .growth import Growing
@@ -169,6 +170,8 @@ class Finish:
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
         kappa = run_kappa(study.trials)
+        found = estimates(study, [(m.trial, m.measurement) for m in measured]) if measured else []
+        measured = [replace(m, measurement=one) for m, one in zip(measured, found, strict=True)]
         return [
             replace(m, laws=m.laws or self.growth.laws(m.trial, self._final_plan(m.trial), kappa))
             for m in self._front(measured)
@@ -404,20 +407,9 @@ class Finish:
         return supervise(job, wall, None if each is None else each * setting.slots, server, self.study.cancel)
 
     def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:
-        """The finalist's training figures, the artifact's as deployed, and the score on rows that the search never saw."""
-        study, trial = self.study, model.trial
-        holdout = study.losses.holdout.get(trial.number)
-        influence = holdout if holdout is not None and len(holdout) else study.losses.validation[trial.number]
-        error, sd = error_of(influence)
-        metric = study.setting.metric
-        low, high = sorted((metric.score_of(error + 1.645 * sd), metric.score_of(error - 1.645 * sd)))
-        trained = model.measurement
+        """The finalist's training figures and the artifact's as deployed; what it will score is `estimates`' to say."""
+        trial, trained = model.trial, model.measurement
         return Measurement(
-            error=error,
-            error_sd=sd,
-            score=metric.score_of(error),
-            score_low=low,
-            score_high=high,
             training_seconds=trained.training_seconds,
             training_cpu_seconds=trained.training_cpu_seconds,
             training_memory_bytes=trained.training_memory_bytes,
@@ -448,11 +440,7 @@ class Finish:
             return []
         models = sorted(models, key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number))
         measured = [replace(m.trial, measurement=m.measurement) for m in models]
-        losses = (
-            self.study.losses.holdout
-            if any(len(x) for x in self.study.losses.holdout.values())
-            else self.study.losses.validation
-        )
+        losses = scoring(self.study)
         objectives = self.study.setting.objectives
         read = [[value_of(o, t.measurement) for o in objectives] for t in measured]
         values = np.array([[math.inf if value is None else value for value in row] for row in read])

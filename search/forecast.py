@@ -14,6 +14,7 @@ from typing import Any
 from automl.estimators.families import FAMILIES
 from automl.estimators.family import Family
 
+from .memory import MemoryLaw
 from .plan import Plan
 from .scaling import (
     KAPPA,
@@ -45,7 +46,9 @@ NOUNS = {
 }
 GROWTHS = {
     "training_seconds": Growth(prior=2.0),
-    "training_memory_bytes": Growth(weight=2.0, floor=0.10, spread=0.20),
+    "training_memory_bytes": Growth(
+        weight=2.0, floor=0.10, spread=0.20
+    ),  # of ensembles and of the caller's own families
     "size_bytes": Growth(weight=1.0, floor=0.05, spread=0.15),
     "latency_p50_seconds": Growth(floor=0.10, spread=0.12),
 }
@@ -129,7 +132,30 @@ def fitted(
         raise RefusalError(
             f"it was measured at {len(rows)} row count{'' if len(rows) == 1 else 's'}, and a law needs 2"
         )
-    return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, GROWTHS[quantity])
+    return cost_law(quantity, plan, family, columns, classes, rows, values)
+
+
+def cost_law(
+    quantity: str,
+    plan: Plan,
+    family: Family | None,
+    columns: int,
+    classes: int,
+    rows: Sequence[float],
+    values: Sequence[float],
+) -> CostLaw | MemoryLaw:
+    """The law of a cost through its points. Raises RefusalError where there is none."""
+    if quantity != "training_memory_bytes" or family is None or plan.members:
+        return CostLaw(terms_of(quantity, plan, family, columns, classes), rows, values, GROWTHS[quantity])
+    params, width = dict(plan.params), plan.reduction or max(1, round(columns * plan.fraction))
+    return MemoryLaw(
+        width,
+        lambda n: family.capacity(params, max(1, round(n))),
+        rows,
+        values,
+        copies=family.copies,
+        filled=family.filled,
+    )
 
 
 USUAL_EXPONENT, USUAL_SHARE = 0.46, 0.8
@@ -149,11 +175,10 @@ def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, colum
         value = getattr(measured, quantity)
         if value is None or not values or min(values) <= 0:
             continue
-        terms, growth = terms_of(source, trial.plan, family, columns, classes), GROWTHS[source]
         try:
-            law = CostLaw(terms, counts, values, growth)
+            law = cost_law(source, trial.plan, family, columns, classes, counts, values)
         except RefusalError:  # points that contradict the terms: the last one says most of what lies beyond it
-            law = CostLaw(terms, counts[-1:], values[-1:], growth)
+            law = cost_law(source, trial.plan, family, columns, classes, counts[-1:], values[-1:])
         found[quantity] = value * law.at(rows).value / law.at(float(measured.rows or trial.rows)).value
     if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
         found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes
@@ -225,7 +250,8 @@ class Outlook:
         value = self.entry.get(quantity)
         if value is None:
             return None
-        at_rows = float(self.entry["score_rows" if quantity == "error" else "rows"])
+        estimated = self.entry.get("measured_error") is not None  # by runs before that: for the rows that were scored
+        at_rows = float(self.entry["score_rows" if quantity == "error" and not estimated else "rows"])
         law = self.laws[quantity]
         base = law.at(at_rows).value
         if base <= 0:

@@ -133,6 +133,13 @@ class ErrorLaw:
         variance = float(self._weights @ (values - mean) ** 2) + self.deviation**2 / 4 + drift**2
         return mean, math.sqrt(variance) * (2.0 if self.ill_behaved else 1.0)
 
+    def change(self, before: float, after: float) -> tuple[float, float]:
+        """(mean, standard deviation) over the posterior of error(after) / error(before)."""
+        first, second = (self._a + self._b * (rows / self.measured[1]) ** -self._c for rows in (before, after))
+        ratio = second / np.maximum(first, 1e-300)
+        mean = float(self._weights @ ratio)
+        return mean, math.sqrt(float(self._weights @ (ratio - mean) ** 2)) * (2.0 if self.ill_behaved else 1.0)
+
     def at(self, rows: float) -> Forecast:
         mean, sd = self.predictive(rows)
         low, high = max(0.0, mean - self.kappa * sd), mean + self.kappa * sd

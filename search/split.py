@@ -23,8 +23,17 @@ LEAST_LAW_ROWS = 30
 """From fewer rows than these nothing is learned about how a model grows."""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
-LEAST_MINORITY = 20
-"""With fewer rows in its second class a table is cross-validated however long it is: a part of it would hold too few."""
+LEAST_MINORITY, FEW_MINORITY, CV_RARE_BELOW = 20, 500, 20_000
+"""With fewer rows than the first in its second class a table is cross-validated however long it is, with fewer than the second
+
+under the third number of rows: a tenth of them says little of a model, and nothing of its standard error.
+"""
+MOST_SCORED, RARE, MOST_RARE = 10_000, 2_000, 50_000
+"""Validation and holdout have at most so many rows, or as many as hold the second number of the second class, under the third.
+
+Of a rare class it is its rows that a score is made of: with 5 % of them 10,000 rows leave the area under the ROC curve a
+standard error of 0.012, and the choice among models is luck.
+"""
 FEWEST = 10
 """Under this many rows nothing can be measured; from it on a target whose every class has a single row is refused."""
 
@@ -133,7 +142,7 @@ def make_split(
     elif len(y) < CV_BELOW or _lopsided(y, task):
         split = Split(order, EMPTY, EMPTY, *_folds(order, y, task, seed))
     else:  # one stratified permutation, cut in three: every part is stratified, and the rarest classes are trained on
-        n_val, n_hold = _sizes(len(y))
+        n_val, n_hold = _sizes(y, task)
         cut = len(y) - n_val - n_hold
         split = Split(order[:cut], order[cut : cut + n_val], order[cut + n_val :])
     split = _settled(split, y, task)
@@ -141,14 +150,22 @@ def make_split(
     return split
 
 
-def _sizes(n: int) -> tuple[int, int]:
-    """(validation, holdout) rows: 15 % and 10 %, at most 10,000 each (the standard error of an error rate of 0.2 is 0.004 there, and falls slowly)."""
-    return min(max(round(0.15 * n), min(1000, n // 5)), 10_000), min(max(round(0.10 * n), min(500, n // 10)), 10_000)
+def _sizes(y: NDArray[Any], task: str) -> tuple[int, int]:
+    """(validation, holdout) rows: 15 % and 10 %, at most 10,000 each (the standard error of an error rate of 0.2 is 0.004 there, and falls slowly), more where a class is rare."""
+    n, most = len(y), MOST_SCORED
+    if task != "regression":
+        most = max(most, min(MOST_RARE, round(RARE * n / max(1, _second(y)))))
+    return min(max(round(0.15 * n), min(1000, n // 5)), most), min(max(round(0.10 * n), min(500, n // 10)), most)
+
+
+def _second(y: NDArray[Any]) -> int:
+    """The rows of the second largest class."""
+    return int(np.sort(np.bincount(y.astype(np.int64)))[-2:][0])
 
 
 def _lopsided(y: NDArray[Any], task: str) -> bool:
     """Whether all classes but one have so few rows that a tenth of them says nothing."""
-    return task != "regression" and int(np.sort(np.bincount(y.astype(np.int64)))[-2:][0]) < LEAST_MINORITY
+    return task != "regression" and _second(y) < (FEW_MINORITY if len(y) < CV_RARE_BELOW else LEAST_MINORITY)
 
 
 def _several(y: NDArray[Any], task: str) -> bool:
@@ -204,7 +221,7 @@ def _given(order: Rows, y: NDArray[Any], task: str, seed: int, validation: Rows)
 def _by_time(y: NDArray[Any], task: str, seed: int, time: NDArray[Any]) -> Split:
     """The latest rows are the holdout, those before it validate."""
     ranked = np.argsort(time, kind="stable").astype(np.int64)
-    n_val, n_hold = _sizes(len(y))
+    n_val, n_hold = _sizes(y, task)
     train, validation, holdout = np.split(ranked, [len(y) - max(1, n_val) - n_hold, len(y) - n_hold])
     return Split(train[nested_order(y[train], task, seed)], validation, holdout)
 
@@ -217,7 +234,7 @@ def _by_groups(order: Rows, y: NDArray[Any], task: str, seed: int, groups: NDArr
     rng = np.random.default_rng(seed)
     pinned = _pinned(codes, len(names), y, task)
     if len(y) >= CV_BELOW and len(names) >= 3 and not _lopsided(y, task):
-        part = _deal(sizes, pinned, _sizes(len(y)), rng)[codes][order]
+        part = _deal(sizes, pinned, _sizes(y, task), rng)[codes][order]
         split = Split(order[part == 0], order[part == 1], order[part == 2])
         if _knows_all(split.train, y, task) and _several(y[split.validation], task):
             return split

@@ -15,13 +15,15 @@ STATUSES = ("completed", "timeout", "out_of_memory", "crashed", "failed", "skipp
 class Measurement:
     """What was measured of one fitted and exported model. Seconds, bytes and rows; None where it was not measured.
 
-    `error` is what is minimised, `error_sd` its standard error; the latencies are those of one row from a dict,
+    `error` is what is minimised, `error_sd` its standard error; of a finished model both are estimates for new rows
+    (`estimate.py`), and `measured_error` is what the rows that score gave; the latencies are those of one row from a dict,
     `rows_per_second` of a batch of 10,000; `serving_memory_bytes` is above a bare interpreter, `model_memory_bytes` above
     numpy and onnxruntime; `score_rows` are the training rows of the fit that was scored, `rows` those of the artifact; `size_bytes` are the artifact's; `columns` the input columns that it needs.
     """
 
     error: float | None = None
     error_sd: float | None = None
+    measured_error: float | None = None
     score: float | None = None
     score_low: float | None = None
     score_high: float | None = None

@@ -31,7 +31,7 @@ def run(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[s
         [*command, "--out", str(folder / "results.jsonl"), *options],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
@@ -78,6 +78,87 @@ def test_the_search_is_measured_beside_a_cold_one_and_beside_none(folder: Path) 
             assert 0 < model["latency_p50_seconds"] < 1
             assert 0 < model["training_cpu_seconds"] < 60
     assert cells[-1]["models"][0]["test_error"] < 0.2 * cells[-1]["baseline_error"]
+
+
+def test_a_run_is_held_against_rows_that_it_never_saw(folder: Path) -> None:
+    out = folder / "truth.jsonl"
+    command = [sys.executable, str(ROOT / "benchmarks" / "truth.py"), "--tables", str(folder), "--out", str(out)]
+    command += ["--seeds", "1", "--budgets", "2", "--neighbour"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    (cell,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert cell["exit"] == 0
+    assert cell["default_error"] > 0
+    assert 2 > cell["models"][0]["test_error"] / cell["models"][0]["measured_error"] > 0.5
+    for model in cell["models"]:
+        assert model["low"] <= model["error"] <= model["high"]
+        half = math.hypot(model["error"] - model["low"], 1.645 * model["test_se"])
+        assert model["inside"] or abs(model["test_error"] - model["error"]) > min(half, 1.645 * model["both_se"])
+    assert "test score inside, all tables" in done.stdout
+
+
+def told(table: str, gaps: list[float], wall: float = 60.0, lead: float = -1.0, rows: int = 9000) -> dict[str, Any]:
+    """A line of `truth.py`, its first model as much worse than LightGBM's defaults as `lead` says."""
+    models = [
+        {
+            "gap": gap,
+            "inside": abs(gap) < 1.645,
+            "still": True,
+            "test_error": 1.0,
+            "measured_error": 1.0 - gap,
+            "both_se": 1.0,
+        }
+        for gap in gaps
+    ]
+    cell = {"table": table, "strategy": "auto", "budget": 60.0, "seed": 0, "rows": rows, "exit": 0, "neighbour": False}
+    default = {"default_error": 1.0 - lead, "default_se": 1.0, "score_from": "holdout"}
+    return {**cell, **default, "wall_seconds": wall, "models": models}
+
+
+def test_each_promise_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = imported("truth", monkeypatch)
+    rows = [told("many", [0.5, -2.0], wall=61.1), told("few", [3.0, 0.0], rows=900), told("many", [0.0], 61.3, 2.0)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "argv", ["truth", "--report", "--markdown", "--out", str(tmp_path / "results.jsonl")])
+    truth.main()
+    lines = capsys.readouterr().out.splitlines()
+    found = {
+        cells[0]: cells[1:3] for line in lines if len(cells := [c.strip() for c in line.strip("|").split("|")]) > 3
+    }
+    assert found["test score inside, tables of 5,000 rows and more"] == ["66.7%", "3"]
+    assert found["mean gap, tables of 5,000 rows and more"] == ["-0.50", "3"]
+    assert found["mean gap of the first models, all tables"] == ["+1.17", "3"]
+    assert found["late runs"] == ["1", "3"]  # a second and a fifth over 60 s are allowed
+    assert found["worse than LightGBM's defaults"] == ["1", "3"]
+    assert found["still not dominated"] == ["100.0%", "5"]
+
+
+def test_laws_are_judged_on_the_rows_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laws = imported("laws", monkeypatch)
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=1100)}).assign(y=lambda f: f.a + rng.normal(size=1100))
+    frame.to_csv(tmp_path / "line.csv", index=False)
+    entry = {"name": "line", "file": "line.csv", "task": "regression", "target": "y"}
+    (tmp_path / "datasets.json").write_text(json.dumps([entry]))
+    every = laws.points
+    monkeypatch.setattr(laws, "points", lambda facts: [p for p in every(facts) if p.family == "linear"][:1])
+    curves = tmp_path / "curves.jsonl"
+    monkeypatch.setattr(sys, "argv", ["laws", str(tmp_path), "--out", str(curves), "--least-rows", "1000"])
+    laws.main()
+    first = capsys.readouterr().out
+    assert [line.split()[:3] for line in first.splitlines()[1:]] == [
+        [quantity, "2x", "1"]
+        for quantity in ("error", "training_seconds", "training_memory_bytes", "size_bytes", "latency_p50_seconds")
+    ]
+    stored = curves.read_text()
+    laws.main()
+    assert (capsys.readouterr().out, curves.read_text()) == (first, stored), "what is there was fitted again"
 
 
 @pytest.mark.parametrize("name", ["anytime", "no_search"])

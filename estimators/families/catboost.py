@@ -194,6 +194,7 @@ class CatBoost(Family):
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 64
     iterations: ClassVar[str | None] = "n_estimators"
+    copies: ClassVar[float] = 1.5
     seconds_per_unit: ClassVar[float] = 1e-9
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 150,

@@ -27,6 +27,7 @@ class Forest(Family):
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 40
     iterations: ClassVar[str | None] = "n_estimators"
+    filled: ClassVar[tuple[float, ...]] = (1.0, 0.3, 0.1)
     seconds_per_unit: ClassVar[float] = 1e-8
     maker: ClassVar[str] = "RandomForest"
     defaults: ClassVar[dict[str, Value]] = {

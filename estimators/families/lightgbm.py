@@ -245,6 +245,7 @@ class LightGBM(Family):
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 60
     iterations: ClassVar[str | None] = "n_estimators"
+    copies: ClassVar[float] = 1.5
     seconds_per_unit: ClassVar[float] = 1e-9
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 100,

@@ -37,6 +37,7 @@ class Linear(Family):
     reduces: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     order: ClassVar[int] = 10
+    copies: ClassVar[float] = 4.0
     seconds_per_unit: ClassVar[float] = 6e-10
 
     def views(self, facts: Facts) -> Sequence[View]:

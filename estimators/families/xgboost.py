@@ -192,6 +192,7 @@ class XGBoost(Family):
     parallel: ClassVar[bool] = True
     order: ClassVar[int] = 62
     iterations: ClassVar[str | None] = "n_estimators"
+    copies: ClassVar[float] = 1.5
     seconds_per_unit: ClassVar[float] = 1e-9
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 100,

@@ -1,0 +1,174 @@
+"""What a finished model's score will be on new rows: what was measured, less the luck of having been chosen, more its added rows.
+
+A model of the front was not drawn, it was chosen: of all that cost no more it had the smallest error on the rows that score, and
+part of that is luck (the winner's curse). And the artifact is fitted on all rows, the model that was scored on fewer. The
+estimate mends both, and its standard error has what is unknown of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .metric import Metric
+from .objective import value_of
+from .plan import Plan
+from .scaling import Z90, ErrorLaw, RefusalError
+from .study import Study
+from .trial import Measurement, Trial
+
+DRAWS = 1000
+"""Of the parametric bootstrap: the standard error of a correction is then 3 % of a standard error at most."""
+RIVALS = 100
+"""So many of the most accurate that cost no more compete in it: the others win next to never."""
+SAME_COST = 0.05
+"""A cost that is more by up to this share of another counts as no more than it, as on fronts."""
+USUAL_EXPONENT, USUAL_SHARE = 0.46, 0.8
+"""Medians of c and of a / e(n) over the learning curves of LCDB 1.1: for a model without a law of its own."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the error is multiplied by where the training rows change, and the standard deviation of that."""
+
+    ratio: float = 1.0
+    sd: float = 0.0
+
+
+# -- the luck of the chosen --------------------------------------------------------------------------------------------
+
+
+def luck(influences: Sequence[NDArray[np.float32]], costs: Floats, of: Sequence[int], given: Sequence[bool]) -> Floats:
+    """How much smaller than its true error that of each model in `of` is expected to look, for having been chosen.
+
+    influences (n, rows), on the same rows; costs (n, m), minimised; `given` (n,) says which models were there before any
+    was measured, which have had no luck. A model stands for the best among itself and those that cost no more and are no
+    better. That choice is made again on errors drawn around the measured ones, with their covariance, and what the winner's
+    error is then too small by is the answer: the parametric form of the bootstrap bias correction of Tsamardinos et al.
+    (2018, BBC-CV).
+    """
+    errors = np.array([x.mean(dtype=np.float64) for x in influences])
+    found = np.zeros(len(of))
+    for place, i in enumerate(of):
+        if given[i]:
+            continue
+        beaten = (costs <= costs[i] + SAME_COST * np.abs(costs[i])).all(axis=1) & (errors >= errors[i])
+        rivals = [int(j) for j in np.argsort(errors, kind="stable") if beaten[j] and j != i][: RIVALS - 1]
+        some = [i, *rivals]
+        covariance = np.atleast_2d(np.cov([influences[j] for j in some], dtype=np.float64)) / len(influences[i])
+        drawn = np.random.default_rng(0).multivariate_normal(np.zeros(len(some)), covariance, size=DRAWS, method="eigh")
+        winner = np.argmin(errors[some] + drawn, axis=1)
+        found[place] = max(0.0, -float(drawn[np.arange(DRAWS), winner].mean()))
+    return found
+
+
+# -- the added rows ----------------------------------------------------------------------------------------------------
+
+
+def change(
+    plan: Plan, trials: Sequence[Trial], losses: Mapping[int, NDArray[np.float32]], before: float, after: float
+) -> Change:
+    """What the error of a plan becomes from `before` to `after` training rows, by its error law.
+
+    The law is fitted to what the plan's trials measured, with the standard errors of their differences from the last: they
+    were scored on the same rows. Without a law it is the usual curve. An ensemble changes as its members do.
+    """
+    if after == before:
+        return Change()
+    if plan.members:
+        total = sum(weight for _, weight in plan.members)
+        parts = [(change(member, trials, losses, before, after), weight / total) for member, weight in plan.members]
+        return Change(sum(c.ratio * share for c, share in parts), sum(c.sd * share for c, share in parts))
+    key = (plan.whole.id, plan.prefix)
+    own = {t.rows: t for t in trials if t.status == "completed" and (t.plan.whole.id, t.plan.prefix) == key}
+    curve = [own[rows] for rows in sorted(own) if own[rows].number in losses]
+    try:
+        return law_change(curve, losses, before, after)
+    except RefusalError:
+        pass
+    usual = USUAL_SHARE + (1 - USUAL_SHARE) * (after / before) ** -USUAL_EXPONENT
+    return Change(usual, abs(1.0 - usual) / 2)
+
+
+def law_change(
+    curve: Sequence[Trial], losses: Mapping[int, NDArray[np.float32]], before: float, after: float
+) -> Change:
+    """`change` by the law of the trials, by rows. Raises RefusalError where there is none."""
+    rows = [float(t.rows) for t in curve]
+    errors = [float(t.measurement.error or 0.0) for t in curve]
+    deviations = []
+    for trial in curve:
+        apart = losses[trial.number].astype(np.float64) - losses[curve[-1].number]
+        deviations.append(float(apart.std() / math.sqrt(2 * max(1, len(apart)))))
+    return Change(*ErrorLaw(rows, errors, deviations).change(before, after))
+
+
+# -- together ----------------------------------------------------------------------------------------------------------
+
+
+def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list[Measurement]:
+    """The finished models' measurements with their estimated errors and scores; (trial, costs) of each.
+
+    What competed for a place on the front: where untouched rows score, the finished models by what was measured of
+    them; in cross-validation all trials, by what steered the search.
+    """
+    losses, objectives = scoring(study), [o for o in study.setting.objectives if o.name != "error"]
+    trials = {t.number: m for t, m in models}
+    if losses is study.losses.validation:
+        trials = {t.number: study.steering(t) for t in [*study.best_rung(), *(t for t, _ in models)]}
+    known = {t.number: t.plan.id in study.references for t in [*study.best_rung(), *(t for t, _ in models)]}
+    numbers = list(trials)
+    read = [[value_of(objective, trials[number]) for objective in objectives] for number in numbers]
+    costs = np.array([[math.inf if value is None else value for value in row] for row in read], np.float64)
+    lucky = luck(
+        [losses[number] for number in numbers],
+        costs.reshape(len(numbers), len(objectives)),
+        [numbers.index(t.number) for t, _ in models],
+        [known[number] for number in numbers],
+    )
+    found = []
+    for (trial, measured), one in zip(models, lucky, strict=True):
+        rows = float(measured.rows or trial.rows)
+        grown = change(trial.plan, study.trials, study.losses.validation, float(trial.rows), rows)
+        found.append(honest(measured, losses[trial.number], study.setting.metric, one, grown))
+    return found
+
+
+def scoring(study: Study) -> dict[int, NDArray[np.float32]]:
+    """The influences that reported errors come from: of the holdout where there is one, else of the rows that steered."""
+    return study.losses.holdout if any(len(x) for x in study.losses.holdout.values()) else study.losses.validation
+
+
+def honest(
+    measured: Measurement, influence: NDArray[np.float32], metric: Metric, lucky: float, grown: Change
+) -> Measurement:
+    """The measurement with its error, standard error, score and 90 % interval as estimated for the artifact on new rows.
+
+    The interval is that of a mean of skewed values to the second order (Johnson 1978; Hall 1992): of losses that are rarely
+    large the upper side is the longer one.
+    """
+    values = influence.astype(np.float64)
+    n, error = len(values), float(values.mean())
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    skew = float(((values - error) ** 3).mean() / spread**3) if spread > 0 else 0.0
+    own = spread / math.sqrt(n)
+    mended = (error + lucky) * (grown.ratio if error > 0 else 1.0)
+    sd = math.hypot(own, lucky / 2, error * grown.sd)
+    lean = min(0.5, max(-0.5, skew * (2 * Z90**2 + 1) / (6 * math.sqrt(n)))) * own
+    least = -math.inf if metric.best is None else 0.0  # no score is better than the best
+    ends = [metric.score_of(max(least, mended + lean + side * Z90 * sd)) for side in (-1.0, 1.0)]
+    return replace(
+        measured,
+        error=mended,
+        error_sd=sd,
+        score=metric.score_of(mended),
+        score_low=min(ends),
+        score_high=max(ends),
+        measured_error=error,
+    )

@@ -1,0 +1,108 @@
+"""What is reported of a finished model is what it will score on new rows, not what it was chosen for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from automl.search.estimate import Change, change, honest, luck
+from automl.search.metric import Metric
+from automl.search.plan import ENSEMBLE, Plan
+from automl.search.trial import Measurement, Trial
+
+ROWS = 400
+MAE = Metric.resolve("mae", SimpleNamespace(kind="regression", classes=()))
+FLAT = np.zeros((20, 1))
+
+
+def alike(seed: int, count: int = 20, shared: float = 0.0) -> list[np.ndarray]:
+    """Influences of models whose true error is 1, with what they share of their noise."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=ROWS) * np.sqrt(shared)
+    return [(1 + common + np.sqrt(1 - shared) * rng.normal(size=ROWS)).astype(np.float32) for _ in range(count)]
+
+
+def best(influences: list[np.ndarray]) -> int:
+    return int(np.argmin([x.mean() for x in influences]))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_the_best_of_many_alike_is_not_as_good_as_it_looks(shared: float) -> None:
+    raw, mended = [], []
+    for seed in range(40):
+        influences = alike(seed, shared=shared)
+        first = best(influences)
+        (lucky,) = luck(influences, FLAT, [first], [False] * 20)
+        raw.append(float(influences[first].mean()) - 1)
+        mended.append(raw[-1] + lucky)
+    assert np.mean(raw) < -1.2 * np.sqrt((1 - shared) / ROWS)
+    assert abs(np.mean(mended)) < 0.5 * abs(np.mean(raw))
+
+
+def test_who_is_far_ahead_or_was_there_before_has_had_no_luck() -> None:
+    influences = alike(0)
+    first = best(influences)
+    given = [i == first for i in range(20)]
+    assert luck(influences, FLAT, [first], given) == [0.0]
+    influences[first] = influences[first] - 1
+    assert luck(influences, FLAT, [first], [False] * 20)[0] < 0.1 / np.sqrt(ROWS)
+
+
+def test_a_model_competes_with_those_that_cost_no_more() -> None:
+    influences = alike(0)
+    first = best(influences)
+    dearer = np.full((20, 1), 2.0)
+    dearer[first] = 1.0
+    (alone,) = luck(influences, dearer, [first], [False] * 20)
+    (among,) = luck(influences, FLAT, [first], [False] * 20)
+    assert alone < 0.1 * among
+
+
+def curve(exponent: float) -> tuple[Plan, list[Trial], dict[int, np.ndarray]]:
+    """A plan fitted at three row counts, its errors n^-exponent, and its influences, whose noise is the rows' own."""
+    plan, noise = Plan("tree"), np.random.default_rng(0).normal(size=ROWS)
+    trials, losses = [], {}
+    for number, rows in enumerate((250, 500, 1000)):
+        error = rows**-exponent
+        trials.append(
+            Trial(number, plan, rows, 0, "completed", measurement=Measurement(error=error, error_sd=0.05 * error))
+        )
+        losses[number] = (error + 0.5 * error * (noise - noise.mean())).astype(np.float32)
+    return plan, trials, losses
+
+
+def test_added_rows_change_the_error_as_its_law_says() -> None:
+    steep, flat = (change(*curve(c), 1000, 1333) for c in (0.5, 0.0))
+    assert steep.ratio == pytest.approx(1.333**-0.5, abs=0.03)
+    assert flat.ratio == pytest.approx(1.0, abs=0.015)
+    plan, trials, losses = curve(0.5)
+    assert change(plan, trials, losses, 1000, 1000) == Change()
+    unknown = change(Plan("forest"), trials, losses, 1000, 1333)
+    assert steep.ratio < unknown.ratio < 1
+    assert unknown.sd > 0
+    blend = change(Plan(ENSEMBLE, members=((plan, 3), (Plan("forest"), 1))), trials, losses, 1000, 1333)
+    assert blend.ratio == pytest.approx((3 * steep.ratio + unknown.ratio) / 4)
+
+
+def test_the_estimate_tells_what_was_measured_and_widens_by_what_is_unknown() -> None:
+    influence = alike(0, 1)[0]
+    plain = honest(Measurement(size_bytes=7), influence, MAE, 0.0, Change())
+    assert plain.error == plain.measured_error == plain.score == pytest.approx(float(influence.mean()))
+    assert plain.size_bytes == 7
+    mended = honest(Measurement(), influence, MAE, 0.1, Change(0.9, 0.02))
+    assert mended.error == pytest.approx((plain.error + 0.1) * 0.9)
+    assert mended.measured_error == plain.measured_error
+    assert mended.score_high - mended.score_low > plain.score_high - plain.score_low
+
+
+def test_a_skewed_loss_has_the_longer_side_where_it_may_be_worse() -> None:
+    rng, missed, plainly = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        losses = rng.exponential(size=40).astype(np.float32)
+        found = honest(Measurement(), losses, MAE, 0.0, Change())
+        missed += found.score_high < 1.0  # the true mean
+        plainly += found.error + 1.645 * found.error_sd < 1.0
+    assert found.score_high - found.score > found.score - found.score_low
+    assert missed < 0.85 * plainly
