@@ -22,7 +22,7 @@ from .front import noise, nondominated, thin
 from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
-from .plan import Plan
+from .plan import WHOLE, Plan
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome, run_isolated
@@ -124,7 +124,7 @@ class Finish:
         chosen = thin(values[kept], self.most(), objectives)
         picked = [kept[i] for i in chosen]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        whole = [i for i, t in enumerate(done) if t.plan.prefix == 1.0]
+        whole = [i for i, t in enumerate(done) if t.plan.variant == WHOLE]
         for i in whole:  # the three most accurate and a short front's runners-up are finished as well
             if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)

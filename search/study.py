@@ -34,9 +34,10 @@ from .fitting import Job, Result, fit_here, fits_here, packed, supervise, superv
 from .forecast import at_rows
 from .front import nondominated_ranks
 from .interrupt import Flag
+from .leaner import leaner
 from .metric import Metric
 from .objective import Objective, value_of
-from .plan import Plan, from_point
+from .plan import WHOLE, Plan, from_point
 from .portfolio import starting_points
 from .space import JointSpace, complete
 from .split import ETA, Split
@@ -356,6 +357,7 @@ class Study:
             trial.rows,
             setting.seed,
             merge=setting.merge,
+            narrow=any(objective.name == "size" for objective in setting.objectives),
         )
         server, memory = "torch" if family.needs == "torch" else "core", setting.limits.memory_bytes
         future: Future[Outcome]
@@ -519,6 +521,7 @@ class Study:
             self._end(ended)
             if outcome.status == "completed":
                 self._add_prefixes(ended, outcome.value)
+                self.queue += leaner(self, ended)
 
     def _add_prefixes(self, parent: Trial, result: Result) -> None:
         """The prefixes that came with a trial's fit, as trials that cost nothing; none that another trial is as good as."""
@@ -607,7 +610,7 @@ class Study:
             return
         if trial.status == "completed" and trial.rung >= 0:
             self._enter(trial)
-        if trial.plan.prefix != 1.0:  # no fit of its own
+        if trial.plan.variant != WHOLE:  # no fit of its own
             return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":
