@@ -304,7 +304,9 @@ class Finish:
         for trial in group:
             if trial.number != number:
                 log.info(
-                    "trial %d, a prefix of trial %d, is left out: there is no fit on all rows", trial.number, number
+                    "trial %d, made of the model of trial %d, is left out: there is no fit on all rows",
+                    trial.number,
+                    number,
                 )
         whole = next(t for t in self.study.trials if t.number == number)
         folder = self.study.folder(whole)
@@ -315,6 +317,8 @@ class Finish:
 
         `keep` are seconds to leave beside those that the measuring needs.
         """
+        # what may be refused at export, narrow weights and steep curves, after what may not: the first one has to be exported
+        group = sorted(group, key=lambda t: t.plan.variant[1:] != WHOLE[1:])
         study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3 - keep
         if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
