@@ -423,12 +423,14 @@ class Front(Sequence[Model]):
 
 
 def plan_shown(plan: Mapping[str, Any]) -> str:
-    """ ", 1/4 of its trees" for a prefix of a model, " of 2 forest, 1 linear" for an ensemble's members, else nothing."""
+    """What was made of a model: ", 1/4 of its trees", ", calibrated", ", int8"; of an ensemble " of 2 forest, 1 linear"."""
     if plan.get("members"):
         counts = Counter(member["plan"]["family"] for member in plan["members"])
         return " of " + ", ".join(f"{count} {family}" for family, count in counts.most_common())
-    share = plan.get("prefix", 1.0)
-    return "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
+    share, dtype = plan.get("prefix", 1.0), plan["hardware"]["dtype"]
+    text = "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
+    text += ", calibrated" if plan.get("calibration", "none") != "none" else ""
+    return text if dtype == "float32" else f"{text}, {dtype}"
 
 
 def shown(value: float | None, show: Callable[[float], str]) -> str:

@@ -31,7 +31,7 @@ from .errors import ArtifactError, ResourceError
 from .runtime import BLOCK_ROWS, FORMAT, GRAPH, MANIFEST, MEMBERS, RECORD, check, read_members, seal
 
 _TOGETHER = """
-    Gemm MatMul Add Sub Mul Div Neg Abs Min Max Clip Relu LeakyRelu Sigmoid Tanh HardSigmoid Erf Gelu Exp Sqrt
+    Gemm MatMul Add Sub Mul Div Neg Abs Min Max Clip Relu LeakyRelu Sigmoid Tanh HardSigmoid Erf Gelu Exp Sqrt Pow
     Reciprocal Floor Softmax LogSoftmax ReduceMax ReduceMin ReduceSumSquare ReduceL2 ArgMax ArgMin TopK Gather
     GatherElements Slice Concat Expand Shape Reshape Squeeze Unsqueeze Transpose Identity Constant ConstantOfShape Cast
     Where IsNaN Equal Less LessOrEqual Greater GreaterOrEqual And Or Not OneHot Tile TreeEnsemble TreeEnsembleRegressor

@@ -173,6 +173,13 @@ class Family(ABC):
         """The parameters of a fit that ends with this share of the trees, which are the first trees of the whole fit."""
         raise NotImplementedError(f"the family {self.name} has prefixes, but does not say how to fit one alone")
 
+    def narrowed(self, model: Any, dtype: str) -> Any:
+        """The fitted estimator with its weights rounded to what `dtype` holds (see `narrow`); None where that saves nothing.
+
+        Raises OverflowError where they are beyond its range.
+        """
+        return None
+
     @abstractmethod
     def to_onnx(self, model: Any, graph: Graph, x: str) -> str:
         """Writes the fitted estimator into `graph`, reading the float32 matrix `x` (n, d).

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .narrow import narrowed
+
 OPSETS = {"": 18, "ai.onnx.ml": 5, "com.microsoft": 1}
 OLDER = {"TreeEnsembleRegressor": 3}
 """Operators of `ai.onnx.ml` that its version 5 deprecates; a graph with one of them is of that version."""
@@ -29,8 +31,8 @@ class Graph:
 
     x = "x"
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, dtype: str = "float32") -> None:
+        self.width, self.dtype = width, dtype
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
@@ -55,10 +57,29 @@ class Graph:
         return names
 
     def constant(self, array: Any) -> str:
-        """The name of a constant; floating point becomes float32, whole numbers int64."""
-        name = f"c{len(self._constants)}"
-        self._constants.append(tensor(array, name))
-        return name
+        """The name of a constant; floating point becomes float32, whole numbers int64.
+
+        In a graph of a narrower dtype what that holds exactly is stored so, and becomes float32 when the graph is loaded.
+        """
+        narrow = narrowed(np.asarray(array), self.dtype)
+        if narrow is None:
+            return self._stored(tensor(array, f"c{len(self._constants)}"))
+        from onnx import TensorProto, numpy_helper
+
+        cells, scales = narrow
+        stored = self._stored(numpy_helper.from_array(cells, f"c{len(self._constants)}"))
+        wide = self.node("Cast", stored, to=TensorProto.FLOAT)  # with Mul folded at loading; DequantizeLinear is not
+        return (
+            wide if scales is None else self.node("Mul", wide, self._stored(tensor(scales, f"c{len(self._constants)}")))
+        )
+
+    def _stored(self, constant: Any) -> str:
+        self._constants.append(constant)
+        return str(constant.name)
+
+    def made(self, name: str, op: str) -> Any:
+        """The node that makes `name`, if it is this operator; else None."""
+        return next((node for node in self._nodes if name in node.output and node.op_type == op), None)
 
     def add(self, model: Any, x: str) -> str:
         """Adds the nodes of another graph's `onnx.ModelProto`, which is used up; they read `x` in the place of its input.

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import select
+from . import calibrate, select
 from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
+from .narrow import rounded
 from .prefix import count
 from .space import Value
 from .table import merge_duplicates
@@ -76,6 +77,8 @@ class Pipeline:
         self.rank = rank
         self.hardware = hardware or Hardware()
         self.seed = seed
+        self.dtype = "float32"
+        self.calibration: tuple[str, tuple[float, ...]] = ("none", ())
 
     def fit(self, table: Table, rows: NDArray[np.int64], *, merge: bool = False) -> Pipeline:
         """Fits on `rows` of the table, with the table's weights.
@@ -109,7 +112,8 @@ class Pipeline:
             return None
         some = rows[:RANKING_ROWS] if len(rows) > RANKING_ROWS else rows
         ranking, X = Encoder.fit(table, some, View(), seed=self.seed)
-        order = select.rank(X, np.asarray(table.y[some]), task, self.selection, ranking.sources, self.seed)
+        costs = {i: select.COSTS.get(column.kind, 1e-6) for i, column in enumerate(table.columns)}
+        order = select.rank(X, np.asarray(table.y[some]), task, self.selection, ranking.sources, self.seed, costs)
         return sorted(select.keep(order, self.fraction))
 
     def _prepare(self, X: Any) -> Any:
@@ -128,7 +132,9 @@ class Pipeline:
         """Predictions of the fitted model itself: (n, K) probabilities or (n,) values."""
         if self.task.kind == "regression":
             return np.asarray(self.model.predict(X)).reshape(-1)
-        return np.asarray(self.model.predict_proba(X))
+        found = np.asarray(self.model.predict_proba(X))
+        method, curve = self.calibration
+        return found if method == "none" else calibrate.apply(method, curve, found)
 
     def predict(self, table: Table, rows: NDArray[np.int64], block: int = 50_000) -> NDArray[np.float64]:
         """(n, K) class probabilities or (n,) values for rows of the table, block by block so that memory stays bounded."""
@@ -164,13 +170,39 @@ class Pipeline:
         shorter.model = self.model.first(count(share, self.model.length), rescale)
         return shorter
 
+    def calibrated(self, method: str, curve: tuple[float, ...]) -> Pipeline:
+        """The fitted pipeline with its probabilities moved by a curve of `calibrate.fit`; it shares the rest."""
+        moved = copy.copy(self)
+        moved.calibration = (method, curve)
+        return moved
+
+    def narrowed(self, dtype: str) -> Pipeline | None:
+        """The fitted pipeline with the weights of its dense model rounded to `dtype`; None where there is little to round.
+
+        Raises OverflowError where they are beyond its range.
+        """
+        model = self.family.narrowed(self.model, dtype)
+        if model is None:
+            return None
+        narrow = copy.copy(self)
+        narrow.model, narrow.dtype = model, dtype
+        if self.reduction is not None:
+            narrow.reduction = copy.copy(self.reduction)
+            narrow.reduction.components = rounded(self.reduction.components, dtype)
+        return narrow
+
     def refit_params(self, rows_ratio: float) -> dict[str, Value]:
         return self.family.refit_params(self.params, self.model, rows_ratio)
 
     @property
+    def deployed(self) -> Encoder:
+        """The encoder of the artifact: once exported, without what the model turned out not to look at."""
+        return getattr(self, "_deployed", self.encoder)
+
+    @property
     def columns(self) -> int:
         """How many input columns it needs."""
-        return len(set(self.encoder.sources))
+        return len(set(self.deployed.sources))
 
     def export(self, folder: Path, table: Table, rows: NDArray[np.int64]) -> tuple[int, Proof]:
         """Writes the artifact, proves it on `rows`, and returns its size in bytes and the proof.
@@ -178,16 +210,32 @@ class Pipeline:
         Raises ArtifactError if the graph differs from the model by more than 1e-5 relative to max(1, |value|), for regression to the target's spread.
         """
         from .artifact import save
-        from .graph import Graph
 
-        graph = Graph(self.encoder.width)
-        x = graph.x if self.reduction is None else self.reduction.to_onnx(graph, graph.x)
-        model = graph.model(self.family.to_onnx(self.model, graph, x)).SerializeToString()
-        proof = self._prove(model, table, rows)
-        size = save(folder, tables=self.encoder.tables, model=model, task=self.task.kind, classes=self.task.classes)
+        model, tables, places = self.graph()
+        proof = self._prove(model, table, rows, places)
+        size = save(folder, tables=tables, model=model, task=self.task.kind, classes=self.task.classes)
+        if places is not None:
+            self._deployed = Encoder(tables)
         return size, proof
 
-    def _prove(self, model: bytes, table: Table, rows: NDArray[np.int64]) -> Proof:
+    def graph(self) -> tuple[bytes, dict[str, Any], NDArray[np.int64] | None]:
+        """(the graph, the encoder's tables without what the graph does not read, the places of the rest among all outputs)."""
+        from .graph import Graph
+        from .lean import prune
+
+        graph = Graph(self.encoder.width, self.dtype)
+        x = graph.x if self.reduction is None else self.reduction.to_onnx(graph, graph.x)
+        y = self.family.to_onnx(self.model, graph, x)
+        method, curve = self.calibration
+        if method != "none":
+            y = calibrate.to_onnx(method, curve, graph, y, len(self.task.classes))
+        model = graph.model(y)
+        tables, places = prune(model, self.encoder.tables, self.encoder.rows.starts)
+        return model.SerializeToString(), tables, places
+
+    def _prove(
+        self, model: bytes, table: Table, rows: NDArray[np.int64], places: NDArray[np.int64] | None = None
+    ) -> Proof:
         from .graph import session
 
         run, count = session(model), 0
@@ -195,7 +243,8 @@ class Pipeline:
         for part in proof_blocks(self.encoder, table, rows, self.seed):
             count += len(part)
             native = self._native(self._prepare_dense(part))
-            found = np.asarray(run.run(None, {"x": part})[0])
+            read = part if places is None else np.ascontiguousarray(part[:, places])
+            found = np.asarray(run.run(None, {"x": read})[0])
             if self.task.kind == "binary":
                 found = np.column_stack([1.0 - found[:, 0].astype(np.float64), found[:, 0]])
             elif self.task.kind == "regression":

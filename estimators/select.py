@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from .errors import UsageError
 
-METHODS = ("none", "gain", "l1", "mutual_info")
+METHODS = ("none", "gain", "l1", "mutual_info", "value")
+"""All but "none" rank the columns; "value" by what they gain for what it costs to encode them."""
+COSTS = {"numeric": 0.2e-6, "categorical": 0.25e-6, "date": 4e-6, "text": 7e-6, "sparse": 1e-6}
+"""Seconds of one cell of a column of a kind in one row, with 0.1 us for whoever hands it over; measured on a Xeon of 2.3 GHz."""
 ROWS = 5_000
 SHADOW_COLUMNS = 200
 """Up to this many columns three shuffled copies of each are added, to subtract the gain that pure noise would get."""
@@ -21,12 +24,20 @@ PATH_STEPS = 40
 BINS = 16
 
 
-def rank(X: Any, y: NDArray[Any], task: str, method: str, sources: Sequence[int], seed: int = 0) -> NDArray[np.int64]:
+def rank(
+    X: Any,
+    y: NDArray[Any],
+    task: str,
+    method: str,
+    sources: Sequence[int],
+    seed: int = 0,
+    costs: Mapping[int, float] | None = None,
+) -> NDArray[np.int64]:
     """The input columns, best first, each once.
 
     X (n, d): float32 matrix, dense with NaN for missing or CSR; y (n,): class codes or values; `sources` (d,): the input
-    column that each matrix column came from. An input column counts by the sum of its columns' gains, or by its best
-    column for the other methods. Raises UsageError for an unknown method.
+    column that each matrix column came from. An input column counts by the sum of its columns' gains ("value": over its
+    cost, 1 where `costs` has none, as a greedy knapsack takes them), or by its best column for the other methods. Raises UsageError for an unknown method.
     """
     if method not in METHODS:
         raise UsageError(f"unknown selection method {method!r}: known are {', '.join(METHODS)}")
@@ -37,10 +48,15 @@ def rank(X: Any, y: NDArray[Any], task: str, method: str, sources: Sequence[int]
     if X.shape[0] > ROWS:
         some = np.sort(np.random.default_rng(seed).choice(X.shape[0], ROWS, replace=False))
         X, y = X[some], y[some]
-    scores = {"gain": gain, "l1": l1_path, "mutual_info": mutual_information}[method](X, np.asarray(y), task, seed)
+    scores = {"gain": gain, "value": gain, "l1": l1_path, "mutual_info": mutual_information}[method](
+        X, np.asarray(y), task, seed
+    )
     position = np.searchsorted(columns, origin)
-    if method == "gain":
+    if method in ("gain", "value"):
         total = np.bincount(position, weights=scores, minlength=len(columns))
+        if method == "value" and costs is not None:
+            paid = np.array([costs.get(int(column), 1.0) for column in columns])
+            total = np.where(total > 0.0, total / paid, total)  # what is worse than noise is no better for being cheap
     else:
         total = np.full(len(columns), -np.inf)
         np.maximum.at(total, position, scores)

@@ -285,8 +285,8 @@ def at_other_rows(study: Study, trial: Trial) -> list[Trial]:
     curves: list[tuple[Mapping[int, Trial], int]] = []
     for plan, weight in trial.plan.members:
         plan = single_of(plan)  # a bag was judged at one row count: it is taken to grow as its single model
-        key = (plan.whole.id, plan.prefix)
-        own = [t for t in study.trials if t.status == "completed" and (t.plan.whole.id, t.plan.prefix) == key]
+        key = (plan.whole.id, plan.variant)
+        own = [t for t in study.trials if t.status == "completed" and (t.plan.whole.id, t.plan.variant) == key]
         curves.append(({t.rows: t for t in own if scored.known(t)}, weight))
     for rows in sorted(set.intersection(*(set(curve) for curve, _ in curves))):
         result = _judge(study, scored, [(curve[rows], weight) for curve, weight in curves])

@@ -24,7 +24,7 @@ from .front import noise, nondominated, thin
 from .growth import Growing
 from .measure import NO_TIME, Serving, base, race
 from .objective import value_of
-from .plan import Plan, bag_of
+from .plan import WHOLE, Plan, bag_of
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome, run_isolated
@@ -128,7 +128,7 @@ class Finish:
         chosen = thin(values[kept], self.most(), objectives)
         picked = [kept[i] for i in chosen]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        whole = [i for i, t in enumerate(done) if t.plan.prefix == 1.0]
+        whole = [i for i, t in enumerate(done) if t.plan.variant == WHOLE]
         for i in whole:  # the three most accurate and a short front's runners-up are finished as well
             if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
@@ -337,7 +337,9 @@ class Finish:
         for trial in group:
             if trial.number != number:
                 log.info(
-                    "trial %d, a prefix of trial %d, is left out: there is no fit on all rows", trial.number, number
+                    "trial %d, made of the model of trial %d, is left out: there is no fit on all rows",
+                    trial.number,
+                    number,
                 )
         whole = next(t for t in self.study.trials if t.number == number)
         folder = self.study.folder(whole)
@@ -348,6 +350,8 @@ class Finish:
 
         `keep` are seconds to leave beside those that the measuring needs.
         """
+        # what may be refused at export, narrow weights and steep curves, after what may not: the first one has to be exported
+        group = sorted(group, key=lambda t: t.plan.variant[1:] != WHOLE[1:])
         study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3 - keep
         if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):

@@ -28,6 +28,7 @@ from .plan import Plan
 from .prefixes import Prefixes, expected
 from .split import Split
 from .trial import Measurement
+from .variants import Narrowed, calibrated, with_calibration, with_dtype
 from .worker import Outcome, run_isolated
 
 log = logging.getLogger("automl")
@@ -43,7 +44,8 @@ class Job:
     """One fit to make: a plan at `rows` rows of the table in `data`, its artifact to be written to `folder`.
 
     `final` fits on every row, without validation. `merge` says whether duplicate rows may be merged into weights.
-    `others` are exported from the same final fit: plans that differ from `plan` in their prefix alone, with their folders.
+    `narrow` says whether a trial looks at narrow weights as well, which only some objectives reward. `others` are exported
+    from the same final fit: plans that differ from `plan` in what is made of the fitted model alone, with their folders.
     """
 
     plan: Plan
@@ -55,6 +57,7 @@ class Job:
     seed: int
     final: bool = False
     merge: bool = False
+    narrow: bool = False
     others: tuple[tuple[Plan, Path], ...] = ()
 
 
@@ -62,8 +65,8 @@ class Job:
 class Result:
     """What a job brings back. `validation` and `holdout` are influences: one per row, their mean is the error.
 
-    `prefixes` are the models that came with the fit: of a trial the prefixes worth a look, not exported and with expected
-    costs; of a final fit the job's `others` that were exported.
+    `prefixes` are the models that came with the fit: of a trial the prefixes, calibrated and narrow models worth a look, not
+    exported and with expected costs; of a final fit the job's `others` that were exported.
     """
 
     measurement: Measurement
@@ -148,12 +151,13 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     shape = (len(scored),) if task == "regression" else (len(scored), len(table.task.classes))
     prediction = np.empty(shape)
     refits: list[dict[str, Value]] = []
-    prefixes = Prefixes(len(scored))
+    prefixes, narrowed = Prefixes(len(scored)), Narrowed(job.narrow)
     for train, places in _parts(split, job.rows):
         pipeline = pipeline_of(job)
         with meter.fit():
             pipeline.fit(table, train, merge=job.merge)
         prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
+        narrowed.predict(pipeline, table, scored[places], places, prediction)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
     fits = len(refits)
     y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
@@ -172,12 +176,18 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     rows = pickle.loads((job.data / "rows.pickle").read_bytes())
     measured = _quick(job, measured, rows)
     manifest = (job.folder / "manifest.json").stat().st_size
-    found = []
-    predictions = {job.plan.id: kept(task, prediction)}
-    room = KEPT_CELLS
+    made = [(job.plan, measured, prediction)]
     for share, factor, predicted in prefixes.candidates(task, job.metric, y, weights, cut):
         costs = expected(measured, share, pipeline, rows, manifest)
-        plan = replace(job.plan, prefix=share, rescale=factor)
+        made.append((replace(job.plan, prefix=share, rescale=factor), costs, predicted))
+    for plan, costs, predicted in tuple(made):
+        for method, curve, moved in calibrated(task, job.metric, y, predicted, weights, cut):
+            made.append((replace(plan, calibration=method, curve=curve), with_calibration(costs), moved))
+    for dtype, predicted in narrowed.predictions.items():
+        plan = replace(job.plan, hardware=replace(job.plan.hardware, dtype=dtype))
+        made.append((plan, with_dtype(measured, pipeline, dtype), predicted))
+    found, predictions, room = [], {job.plan.id: kept(task, prediction)}, KEPT_CELLS
+    for plan, costs, predicted in made[1:]:
         found.append((plan, judged(job.metric, costs, y, predicted, weights, cut)))
         if predicted.size <= room:
             predictions[plan.id], room = kept(task, predicted), room - predicted.size
@@ -268,21 +278,33 @@ def _final(job: Job, table: Table, split: Split) -> Result:
         training_cpu_seconds=meter.cpu,
         training_memory_bytes=meter.peak,
         rows=len(rows),
-        columns=pipeline.columns,
     )
 
     def exported(plan: Plan, folder: Path) -> Result:
-        deployed = pipeline if plan.prefix == plan.rescale == 1.0 else pipeline.first(plan.prefix, plan.rescale)
+        deployed = variant(pipeline, plan)
         size, proof = deployed.export(folder, table, rows)
-        return Result(replace(measured, size_bytes=size), proof=proof.as_dict())
+        return Result(replace(measured, size_bytes=size, columns=deployed.columns), proof=proof.as_dict())
 
     first, others = exported(job.plan, job.folder), []
     for plan, folder in job.others:
         try:
             others.append((plan, exported(plan, folder)))
         except ArtifactError as problem:  # what else the fit gave is good all the same
-            log.warning("the first %.2g of the trees of %s are left out: %s", plan.prefix, plan.family, problem)
+            log.warning("%s as %s is left out: %s", plan.family, plan.variant, problem)
     return replace(first, prefixes=tuple(others))
+
+
+def variant(pipeline: Pipeline, plan: Plan) -> Pipeline:
+    """What the plan makes of the fitted model. Raises ArtifactError where its weights cannot be held."""
+    if not plan.prefix == plan.rescale == 1.0:
+        pipeline = pipeline.first(plan.prefix, plan.rescale)
+    if plan.hardware.dtype != "float32":
+        try:
+            narrow = pipeline.narrowed(plan.hardware.dtype)
+        except OverflowError as problem:
+            raise ArtifactError(f"{plan.family} cannot be stored as {plan.hardware.dtype}: {problem}") from problem
+        pipeline = narrow or pipeline
+    return pipeline if plan.calibration == "none" else pipeline.calibrated(plan.calibration, plan.curve)
 
 
 def blend_job(job: BlendJob) -> Result:

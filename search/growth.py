@@ -62,8 +62,8 @@ class Growing:
 
     def laws(self, trial: Trial, plan: Plan, kappa: float) -> dict[str, Any]:
         """The laws of a finalist, finally fitted as `plan`, from the trials of its plan, or of the same prefix of it."""
-        setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.prefix)
-        own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.prefix) == key]
+        setting, key = self.study.setting, (trial.plan.whole.id, trial.plan.variant)
+        own = [t for t in self.study.trials if (t.plan.whole.id, t.plan.variant) == key]
         family, facts = setting.families[trial.plan.family], setting.facts
         return laws_of(plan, own, family, facts.columns, facts.classes, kappa)
 

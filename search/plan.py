@@ -19,9 +19,13 @@ from .space import Branch
 
 ENSEMBLE = "ensemble"
 """The family of a plan that has members. It is none of the search's: it is put together from what that found."""
+WHOLE = (1.0, "none", "float32")
+"""The variant that is the model as it was fitted."""
 RESERVED = ("view", "selection", "fraction", "reduction", "threads")
 FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
 RANKS = (0, 16, 64, 256)
+LEAN = 20
+"""From this many input columns on, what they cost has a say in which are kept."""
 WIDE = 100
 """From this many input columns on, a truncated SVD in front of dense models is part of the search."""
 
@@ -31,9 +35,10 @@ class Plan:
     """What to fit. Frozen, hashable, and plain data: `Plan.from_dict(plan.as_dict()) == plan`.
 
     `prefix` is the share of the fitted trees that is deployed, and `rescale`, which the trial learns, what they add is
-    multiplied by. A search proposes whole models only; their prefixes come with them. `members` are those of an ensemble (of
-    the family ENSEMBLE), each with its weight; the prediction is their weighted mean. `fold` is that of a member of a bag: the
-    model that was fitted on the training rows of this fold of the cross-validation.
+    multiplied by. `calibration` is how the probabilities are moved, along the `curve` that the trial learns. A search proposes
+    whole models as they were fitted, in float32; what else is made of them comes with them. `members` are those of an
+    ensemble (of the family ENSEMBLE), each with its weight; the prediction is their weighted mean. `fold` is that of a member
+    of a bag: the model that was fitted on the training rows of this fold of the cross-validation.
     """
 
     family: str
@@ -45,6 +50,8 @@ class Plan:
     hardware: Hardware = field(default_factory=Hardware)
     prefix: float = 1.0
     rescale: float = 1.0
+    calibration: str = "none"
+    curve: tuple[float, ...] = ()
     members: tuple[tuple[Plan, int], ...] = ()
     fold: int | None = None
 
@@ -60,6 +67,8 @@ class Plan:
             "hardware": self.hardware.as_dict(),
             "prefix": self.prefix,
             "rescale": self.rescale,
+            "calibration": self.calibration,
+            "curve": list(self.curve),
             "members": [{"weight": weight, "plan": plan.as_dict()} for plan, weight in self.members],
             **fold,
         }
@@ -76,22 +85,40 @@ class Plan:
             hardware=Hardware(**data["hardware"]),
             prefix=data.get("prefix", 1.0),
             rescale=data.get("rescale", 1.0),
+            calibration=data.get("calibration", "none"),
+            curve=tuple(data.get("curve", ())),
             members=tuple((cls.from_dict(m["plan"]), m["weight"]) for m in data.get("members", ())),
             fold=data.get("fold"),
         )
 
     @property
     def whole(self) -> Plan:
-        """The plan of all the trees; itself if it is no prefix."""
-        return self if self.prefix == self.rescale == 1.0 else replace(self, prefix=1.0, rescale=1.0)
+        """The plan of the model as it was fitted: all the trees, as they are; itself if it is that."""
+        if self.variant == WHOLE and self.rescale == 1.0:
+            return self
+        return replace(
+            self,
+            prefix=1.0,
+            rescale=1.0,
+            calibration="none",
+            curve=(),
+            hardware=replace(self.hardware, dtype="float32"),
+        )
+
+    @property
+    def variant(self) -> tuple[float, str, str]:
+        """What is made of the fitted model: the share of its trees, the calibration and the dtype of its weights."""
+        return self.prefix, self.calibration, self.hardware.dtype
 
     @cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits of what the plan chooses: equal plans have equal ids."""
         content = self.as_dict()
-        del content["rescale"]  # learned, not chosen: the same prefix on other rows has another
+        del content["rescale"], content["curve"]  # learned, not chosen: the same prefix on other rows has another
         if self.prefix == 1.0:  # a whole model's is what it was before there were prefixes
             del content["prefix"]
+        if self.calibration == "none":
+            del content["calibration"]
         if not self.members:
             del content["members"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -123,7 +150,7 @@ def branches(families: Sequence[Family], facts: Facts, threads: Sequence[int]) -
         if len(views) > 1:
             space["view"] = Choice(tuple(range(len(views))))
         if facts.columns >= 4 and not facts.sparse and family.name != "baseline":
-            space["selection"] = Choice(tuple(METHODS))
+            space["selection"] = Choice(METHODS if facts.columns >= LEAN else tuple(m for m in METHODS if m != "value"))
             space["fraction"] = Choice(FRACTIONS)
         if family.reduces and facts.columns >= WIDE:
             space["reduction"] = Choice(tuple(r for r in RANKS if r < facts.columns))

@@ -117,7 +117,7 @@ def expected(
 
 def encoding_seconds(pipeline: Pipeline, rows: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of encoding one row, the median of twenty."""
-    encoder, times = RowEncoder(pipeline.encoder.tables), []
+    encoder, times = RowEncoder(pipeline.deployed.tables), []
     for row in [*rows] * (1 + ENCODED // max(1, len(rows))):
         start = time.perf_counter()
         encoder.transform_row(row)

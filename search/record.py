@@ -23,7 +23,7 @@ from .fitting import Result
 from .forecast import at_rows
 from .front import nondominated_ranks
 from .objective import value_of
-from .plan import from_point
+from .plan import WHOLE, from_point
 from .scaling import LEAST_POINTS
 from .setting import Setting
 from .space import JointSpace, complete
@@ -192,7 +192,7 @@ class Record:
             return
         if trial.status == "completed" and trial.rung >= 0:
             self._enter(trial)
-        if trial.plan.prefix != 1.0:  # no fit of its own
+        if trial.plan.variant != WHOLE:  # no fit of its own
             return
         folds, wall = self.setting.split.fits(), trial.wall_seconds
         if trial.status == "completed":

@@ -25,6 +25,7 @@ from automl.estimators.space import Value
 from .agenda import PATIENCE, TRIAL_SHARE, Agenda
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
 from .interrupt import Flag
+from .leaner import leaner
 from .plan import from_point
 from .record import LEAST_SECONDS, Losses, Record
 from .setting import Progress, Setting
@@ -234,6 +235,7 @@ class Study(Record):
             trial.rows,
             setting.seed,
             merge=setting.merge,
+            narrow=any(objective.name == "size" for objective in setting.objectives),
         )
         server, memory = "torch" if family.needs == "torch" else "core", setting.limits.memory_bytes
         future: Future[Outcome]
@@ -275,6 +277,7 @@ class Study(Record):
             self.end(ended)
             if outcome.status == "completed":
                 self.add_prefixes(ended, outcome.value)
+                self.agenda.queue += leaner(self, ended)
 
     def _outcome(self, future: Future[Outcome]) -> Outcome:
         """How the trial of a future that is done ended: what an executor does to it is a status as well.

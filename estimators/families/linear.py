@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..encoder import View
 from ..family import Facts, Family, Params
 from ..hardware import Hardware
+from ..narrow import LEAST, rounded
 from ..space import Choice, Float, Int, Space, Value
 
 if TYPE_CHECKING:
@@ -79,6 +81,13 @@ class Linear(Family):
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
     ) -> LinearModel:
         return LinearModel(params, task, hardware.threads, seed)
+
+    def narrowed(self, model: LinearModel, dtype: str) -> LinearModel | None:
+        if model.weights.size < LEAST:
+            return None
+        narrow = copy.copy(model)
+        narrow.weights = rounded(model.weights, dtype)
+        return narrow
 
     def to_onnx(self, model: LinearModel, graph: Graph, x: str) -> str:
         scores = graph.node("Gemm", x, graph.constant(model.weights), graph.constant(model.bias))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ..encoder import View
 from ..family import Facts, Family, Params
 from ..hardware import Hardware
+from ..narrow import LEAST, rounded
 from ..space import Choice, Float, Int, Space, Value
 
 if TYPE_CHECKING:
@@ -73,6 +75,14 @@ class Neighbours(Family):
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
     ) -> NeighboursModel:
         return NeighboursModel(params, task, seed)
+
+    def narrowed(self, model: NeighboursModel, dtype: str) -> NeighboursModel | None:
+        if model.references.size < LEAST:
+            return None
+        narrow = copy.copy(model)
+        narrow.references = rounded(model.references, dtype)
+        narrow.norms = lengths(narrow.references)
+        return narrow
 
     def to_onnx(self, model: NeighboursModel, graph: Graph, x: str) -> str:
         axis = graph.constant(np.array([1], np.int64))
@@ -147,7 +157,7 @@ class NeighboursModel:
         rows = np.asarray(X[chosen] if isinstance(X, np.ndarray) else X[chosen].toarray(), np.float32)
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.references = np.ascontiguousarray(rows - self.mean)
-        self.norms = np.einsum("ij,ij->i", self.references, self.references).astype(np.float32)
+        self.norms = lengths(self.references)
         self.targets = np.ascontiguousarray(targets[chosen])
         self.k = min(self.k, len(chosen))
         self.row_weights = None
@@ -242,6 +252,11 @@ class NeighboursModel:
                     differ = differ or np.ptp(self.row_weights[around]) > 0
                 result[block.start + i] = bool(differ)
         return result
+
+
+def lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) squared lengths of the rows."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows), np.float32)
 
 
 def spread_rows(y: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ remains after the fit is a list of numpy matrices; torch is needed for training 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from ..encoder import View
 from ..family import Facts, Family, Params
 from ..hardware import Hardware
+from ..narrow import LEAST, rounded
 from ..space import Choice, Float, Int, Space, Value
 from .linear import sigmoid, softmax
 from .neighbours import spread_rows
@@ -113,6 +115,13 @@ class Network(Family):
             return dict(params)
         epochs = min(float(params["epochs"]), max(1.0, model.epochs_ * rows_ratio**0.3))
         return {**params, "epochs": round(epochs), "early_stopping": False}
+
+    def narrowed(self, model: NetworkModel, dtype: str) -> NetworkModel | None:
+        if max(weights.size for weights, _ in model.layers) < LEAST:
+            return None
+        narrow = copy.copy(model)
+        narrow.layers = [(rounded(w, dtype) if w.size >= LEAST else w, bias) for w, bias in model.layers]
+        return narrow
 
     def to_onnx(self, model: NetworkModel, graph: Graph, x: str) -> str:
         for weights, bias in model.layers[:-1]:

@@ -378,6 +378,14 @@ def test_reductions_called_safe_are(op: str) -> None:
         assert differing(graph([node], width, {"axes": np.array([1], np.int64)}), X) == 0
 
 
+@pytest.mark.parametrize("power", [0.3, 0.5, 1.37, 2.0, 4.0])
+def test_powers_are_safe(power: float) -> None:
+    for width in (1, 3, 8, 16, 33):
+        X = np.random.default_rng(width).random((150, width)).astype("f4")
+        node = helper.make_node("Pow", ["x", "power"], ["y"])
+        assert differing(graph([node], width, {"power": np.array(power, "f4")}), X) == 0
+
+
 @pytest.mark.parametrize("op", sorted(artifact.ALIGNED - {"Log"}))
 def test_operators_called_safe_on_whole_vectors_are(op: str) -> None:
     for width, safe in ((16, True), (48, True), (256, True), (7, False)):

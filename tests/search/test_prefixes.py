@@ -64,6 +64,7 @@ FOLDS = Split(ROWS, ROWS[:0], ROWS[:0], tuple((np.delete(ROWS, ROWS[k::3]), ROWS
 def test_a_trial_brings_the_prefixes_that_no_shorter_one_is_as_good_as(tmp_path: Path, task: str, split: Split) -> None:
     metric = "rmse" if task == "regression" else "log_loss"
     result = trial(tmp_path, task, split, metric=metric, n_estimators=80, learning_rate=0.05)
+    result = replace(result, prefixes=tuple(one for one in result.prefixes if one[0].calibration == "none"))
     plans, found = [plan for plan, _ in result.prefixes], [r for _, r in result.prefixes]
     assert [plan.prefix for plan in plans] == sorted(plan.prefix for plan in plans)
     assert len(plans) >= 3
