@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +106,9 @@ class Lowered:
         return int(kept.ctypes.data)
 
     def _add(self, kind: int, out: _Rows, left: int = -1, **fields: Any) -> _Rows:
-        self._operations.append({"kind": kind, "left": left, "right": -1, "out": out.number, "width": out.width, **fields})
+        self._operations.append(
+            {"kind": kind, "left": left, "right": -1, "out": out.number, "width": out.width, **fields}
+        )
         return out
 
     def _trees(self, step: Step, x: _Value) -> _Rows:
@@ -326,42 +329,50 @@ def _aligned(floats: int) -> NDArray[np.float32]:
 
 
 class Engine:
-    """A graph on the kernel. `run` may be called from several threads at once; it leaves the interpreter's lock free."""
+    """A graph on the kernel: `width` columns to `outputs`, if they are given, for graphs of other ones are refused.
 
-    def __init__(self, model: bytes) -> None:
+    Raises ArtifactError, NotLoweredError, NoLibraryError. It may be used from several threads at once; while a call runs, the
+    interpreter's lock is free.
+    """
+
+    name = "compiled"
+
+    def __init__(self, model: bytes, width: int | None = None, outputs: int | None = None) -> None:
         self._lowered = Lowered(read(model))
-        self._library = native.library()
+        self.width, self.outputs = self._lowered.width, self._lowered.outputs
+        if (width or self.width, outputs or self.outputs) != (self.width, self.outputs):
+            raise NotLoweredError(f"the graph makes {self.outputs} of {self.width} columns, not {outputs} of {width}")
+        library = native.library()
         sizes = (ctypes.c_int64 * native.SIZES)()
-        self._library.kernel_sizes(sizes)
+        library.kernel_sizes(sizes)
         ours = [dtype.itemsize for dtype in (NARROW_NODE, WIDE_NODE, TREE, OPERATION, PLACE, PROGRAM, CALL)]
         if list(sizes) != ours:
-            raise NotLoweredError(f"the library's structures are of {list(sizes)} bytes, not {ours}")
-        self._call = self._library.kernel_run
+            raise native.NoLibraryError(f"the library's structures are of {list(sizes)} bytes, not {ours}")
+        self._call = library.kernel_run
         self._call.restype = ctypes.c_int64
-        self.width, self.outputs = self._lowered.width, self._lowered.outputs
-        self.run(np.zeros((1, self.width), np.float32))
+        call, kept = self._prepared(np.zeros((1, self.width), np.float32), np.zeros((1, self.outputs), np.float32))
+        failed = self._call(call)
+        del kept
+        if failed:
+            raise native.NoLibraryError(f"the library does not know operation {failed - 1} of the graph")
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, outputs) of x (n, width)."""
+    def run(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Fills `out` (n, outputs), contiguous, from `x` (n, width)."""
         x = np.ascontiguousarray(x, np.float32)
-        if x.ndim != 2 or x.shape[1] != self.width:
-            raise ValueError(f"the graph takes {self.width} columns, not an array of shape {x.shape}")
-        out = np.empty((len(x), self.outputs), np.float32)
+        if x.shape != (len(out), self.width) or out.shape[1] != self.outputs or not out.flags.c_contiguous:
+            raise ValueError(f"{x.shape} and {out.shape} are not rows of {self.width} and {self.outputs} columns")
         if len(x):
-            call, scratch = self._prepared(x, out)
-            failed = self._call(ctypes.c_void_p(call.ctypes.data))
-            del scratch
-            if failed:
-                raise NotLoweredError(f"the library does not know operation {failed - 1}")
-        return out
+            call, kept = self._prepared(x, out)
+            self._call(call)
+            del kept
 
-    def _prepared(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def bind(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[Callable[[], Any], Any]:
+        """(a call that fills `out` (1, outputs) from `x` (1, width), what must be kept alive for it)."""
+        call, kept = self._prepared(x, out)
+        return partial(self._call, call), (kept, self)
+
+    def _prepared(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[Any, Any]:
         scratch = _aligned(self._lowered.scratch)
         call = np.zeros(1, CALL)
         call[0] = (self._lowered.program.ctypes.data, x.ctypes.data, out.ctypes.data, scratch.ctypes.data, len(x))
-        return call, scratch
-
-    def bind(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[Callable[[Any], Any], Any, Any]:
-        """(a function, its argument, what must be kept alive): calling it fills `out` (1, outputs) from `x` (1, width)."""
-        call, scratch = self._prepared(x, out)
-        return self._call, ctypes.c_void_p(call.ctypes.data), (call, scratch, x, out, self)
+        return ctypes.c_void_p(call.ctypes.data), (call, scratch, x, out)

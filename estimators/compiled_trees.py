@@ -76,7 +76,9 @@ def lay_out(trees: Trees, width: int) -> Layout:
     single, targets = _targets(trees, placed, leaf, count)
     small = not len(set_of) and slots < 65535 and int(placed.step.max(initial=0)) < 65535
     padding = -count % LANES
-    nodes = np.zeros(len(at) + 1, NARROW_NODE if small else WIDE_NODE)  # the last is the leaf of trees that fill a group
+    nodes = np.zeros(
+        len(at) + 1, NARROW_NODE if small else WIDE_NODE
+    )  # the last is the leaf of trees that fill a group
     nodes["slot"] = slots
     nodes["slot"][splits], nodes["step"][splits] = slot_of[split], placed.step[~leaf]
     nodes["threshold"][splits] = np.where(trees.mode[split] == LEQ, trees.threshold[split], np.float32(0))
@@ -136,9 +138,7 @@ def _place(trees: Trees) -> _Placed:
     return _Placed(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def _targets(
-    trees: Trees, placed: _Placed, leaf: NDArray[np.bool_], count: int
-) -> tuple[bool, NDArray[np.int64]]:
+def _targets(trees: Trees, placed: _Placed, leaf: NDArray[np.bool_], count: int) -> tuple[bool, NDArray[np.int64]]:
     """(whether each leaf has one number, for one target in all of its tree, that target or -1 of each tree)."""
     if not (np.diff(trees.entry) == 1).all():
         return False, np.full(count, -1)
