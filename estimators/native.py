@@ -55,6 +55,14 @@ def missing() -> str | None:
     return None
 
 
+def ready() -> bool:
+    """Whether `library` would return at once: it is loaded, or lies in the cache."""
+    try:
+        return bool(_loaded) or _cached(_folder(), _source(), compiler()) is not None
+    except NoLibraryError:
+        return False
+
+
 def compiler() -> list[str] | None:
     """The command of the C compiler: $CC, else the first of cc, gcc and clang; None where there is none."""
     asked = os.environ.get("CC", "").split()
@@ -163,7 +171,7 @@ def _prefix(source: bytes) -> str:
 
 
 def _cached(folder: Path | None, source: bytes, command: list[str] | None = None) -> Path | None:
-    """The library that this compiler has made, or, where there is none, any that was made of this source."""
+    """The library that this compiler has made, or, where there is no compiler, any that was made of this source."""
     if folder is None:
         return None
     if command is not None:
