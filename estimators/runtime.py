@@ -921,16 +921,21 @@ class RowEncoder:
         try:
             codes = [get(v) for get, v in zip(self._codes, values[self._ordinals], strict=True)]
             rest = [
-                z / _sqrt(1.0 + z * z / 9.0) if -1e6 < z < 1e6 else squash_one(z, 0.0, 1.0)
+                z / _sqrt(1.0 + z * z / 9.0) if -1e6 < z < 1e6 else 0.0 if z != z else squash_one(z, 0.0, 1.0)
                 for (center, scale, read), v in zip(self._scalings, values[self._scaleds], strict=True)
-                for z in (((v if v.__class__ in _PLAIN else read(v)) - center) / scale,)
+                for z in (((v if v.__class__ in _PLAIN else _NAN if v is None else read(v)) - center) / scale,)
             ]
             if self._absent_cells:
-                for cell, v in zip(self._absent_cells, values[self._absents], strict=True):
-                    rest.append(0.0 if v.__class__ in _PLAIN and v == v else cell(v)[0])
+                rest += [
+                    0.0 if v.__class__ in _PLAIN and v == v else 1.0 if v is None else cell(v)[0]
+                    for cell, v in zip(self._absent_cells, values[self._absents], strict=True)
+                ]
             for cell, v in zip(self._other_cells, values[self._others], strict=True):
                 rest += cell(v)
-            self._pack(buffer.bytes, buffer.offset, *values[self._numbers], *codes, *rest)
+            numbers = values[self._numbers]
+            if None in numbers:
+                numbers = tuple([_NAN if v is None else v for v in numbers])
+            self._pack(buffer.bytes, buffer.offset, *numbers, *codes, *rest)
             find = buffer.bytes.find
             if find(_INFINITIES[0]) >= 0 or find(_INFINITIES[1]) >= 0:
                 self._slow(values, buffer)
@@ -1061,6 +1066,25 @@ def _picker(keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     if len(keys) == 1:
         return lambda row: (row[keys[0]],)
     return itemgetter(*keys)
+
+
+def _pandas_rows(frame: Any, width: int) -> list[list[Any]]:
+    """The cells of a pandas frame of few rows, row by row, from its blocks: a quarter of what `to_numpy` takes.
+
+    Raises AttributeError or TypeError where pandas' insides are other than known.
+    """
+    rows: list[list[Any]] = [[None] * width for _ in range(len(frame))]
+    for block in frame._mgr.blocks:
+        values, places = block.values, block.mgr_locs.as_array.tolist()
+        if values.ndim == 1:
+            for row, value in zip(rows, values, strict=True):
+                row[places[0]] = value
+            continue
+        for i, row in enumerate(rows):
+            cells = values[:, i]
+            for place, value in zip(places, cells.tolist() if cells.__class__ is np.ndarray else cells, strict=True):
+                row[place] = value
+    return rows
 
 
 class Source:
@@ -1446,6 +1470,9 @@ class Model:
         self._engine = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
         self.engine: str = self._engine.name
         self._free = [_OneRow(self._engine, self.encoder, self._outputs)]
+        self._frame: tuple[Any, Callable[[Any], tuple[Any, ...]]] | None = (
+            None  # a pandas index, and what is used of it
+        )
 
     # one row
 
@@ -1453,16 +1480,20 @@ class Model:
         """The graph's output for one row, a copy: (K,) or (1,) float32."""
         try:
             state = self._free.pop()
-        except IndexError:  # another thread has it
-            if self._engine is None:
-                raise UsageError("the model is closed") from None
-            state = _OneRow(self._engine, self.encoder, self._outputs)
+        except IndexError:
+            state = self._another()
         try:
             self.encoder.fill_row(row, state.buffer)
             state.call()
             return state.out[0].copy()
         finally:
             self._free.append(state)
+
+    def _another(self) -> _OneRow:
+        """A row's memory where other threads have what there is."""
+        if self._engine is None:
+            raise UsageError("the model is closed")
+        return _OneRow(self._engine, self.encoder, self._outputs)
 
     def predict_proba_one(self, row: Any) -> NDArray[np.float32]:
         """(K,) probabilities in the order of `classes_` of one row: a dict, or a sequence in column order.
@@ -1492,6 +1523,9 @@ class Model:
         """(n, outputs) of the graph, block by block."""
         if self._engine is None:
             raise UsageError("the model is closed")
+        few = self._few(frame) if hasattr(frame, "_mgr") and 0 < len(frame) <= FEW_ROWS else None
+        if few is not None:
+            return few
         source = Source(frame, self.encoder)
         out = np.empty((source.rows, self._outputs), np.float32)
         step = max(1, min(BLOCK_ROWS, BLOCK_CELLS // max(1, self.encoder.width)))
@@ -1511,6 +1545,38 @@ class Model:
         else:
             for block in blocks:
                 work(block)
+        return out
+
+    def _few(self, frame: Any) -> NDArray[np.float32] | None:
+        """`_many` of a pandas frame of few rows, the names of whose columns are looked up once; None where it must go there.
+
+        A slice of a frame has the index of columns of that frame, as a view, which pandas' `is_` sees at once.
+        """
+        columns, known = frame.columns, self._frame
+        if known is None or not (columns.is_(known[0]) or columns.equals(known[0])):
+            if self.encoder._blocks or len(columns) > 256 or not all(isinstance(name, str) for name in columns):
+                return None
+            Source(frame, self.encoder)  # raises what there is to say of the names
+            names = columns.tolist()
+            known = self._frame = (columns, _picker([names.index(entry.name) for entry in self.encoder.entries]))
+        try:
+            rows = _pandas_rows(frame, len(columns))
+        except (AttributeError, TypeError):
+            return None
+        out = np.empty((len(rows), self._outputs), np.float32)
+        try:
+            state = self._free.pop()
+        except IndexError:
+            state = self._another()
+        try:
+            for i, row in enumerate(rows):
+                self.encoder._fill(known[1](row), state.buffer)
+                state.call()
+                out[i] = state.out[0]
+        except (DataError, DataTypeError) as error:
+            raise type(error)(f"row {i}: {error}") from None
+        finally:
+            self._free.append(state)
         return out
 
     def predict_proba(self, frame: Any) -> NDArray[np.float32]:

@@ -180,9 +180,7 @@ def quick_latency(
 class _Loaded:
     """An artifact loaded in this process, with the call that is timed: `predict_proba_one`, or `predict_one` for regression."""
 
-    def __init__(
-        self, artifact: Path, rows: Sequence[Mapping[str, Any]], runtime: str, engine: str = "onnx"
-    ) -> None:
+    def __init__(self, artifact: Path, rows: Sequence[Mapping[str, Any]], runtime: str, engine: str = "onnx") -> None:
         if not rows:
             raise ValueError("a latency needs rows to predict, and none were given")
         self.rows = list(rows)
