@@ -8,8 +8,10 @@ import os
 import pickle
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from automl.estimators import native
 from automl.estimators.errors import DataError, InfeasibleError, ResourceError, UsageError
 from automl.estimators.family import Facts, Family
 from automl.estimators.hardware import cpu_count, detect
@@ -48,6 +51,8 @@ log = logging.getLogger("automl")
 FORMAT = 1
 IN_PROCESS_BELOW = 5.0
 """Under this wall budget no server would be up in time: the first two families are fitted in the caller's process."""
+COMPILED_FROM = 10.0
+"""From this wall budget on models are offered on the compiled engine as well: measuring both takes time."""
 NETWORK_FROM = 30.0
 """From this wall budget on a family that needs torch is searched: importing torch takes seconds."""
 LOCK = "run.db.lock"
@@ -109,6 +114,15 @@ def warm_up(budget_seconds: float, families: Sequence[Family]) -> None:
     if budget_seconds >= IN_PROCESS_BELOW or not all(fits_here(f) for f in sorted(families, key=lambda f: f.order)[:2]):
         start_server("core")
     start_server("serve")
+    if COMPILED_FROM <= budget_seconds < math.inf and native.missing() is None:
+        start_server("lean")
+        threading.Thread(target=_make_library, daemon=True).start()
+
+
+def _make_library() -> None:
+    """The compiled engine's library, which takes the C compiler some seconds once a machine."""
+    with suppress(native.NoLibraryError):  # then no model is offered on that engine, which the end of the run says
+        native.library()
 
 
 def refuse_existing(folder: Path, overwrite: bool) -> None:
@@ -440,7 +454,7 @@ def model_entry(name: str, finalist: Finalist) -> dict[str, Any]:
         "family": plan.family,
         "plan": plan.as_dict(),
         **{f.name: measured.get(f.name) for f in fields(Measurement)},
-        "engine": "onnx",
+        "engine": plan.hardware.engine,
         "threads": 1,
         "device": plan.hardware.device,
         "laws": finalist.laws,

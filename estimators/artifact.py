@@ -91,6 +91,28 @@ def save(
     return len(text) + len(model)
 
 
+def with_engine(folder: str | os.PathLike[str], target: str | os.PathLike[str], engine: str) -> int:
+    """Writes the artifact of `folder` into `target` for another engine: the same graph, as a link where the disk allows it.
+
+    Returns its bytes. Raises as `save`, and ArtifactError where `folder` holds no whole artifact.
+    """
+    manifest = {key: value for key, value in check(folder).items() if key != "sha256"}
+    text, graph, place = seal(_json({**manifest, "engine": engine})), Path(folder) / GRAPH, Path(target)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in MEMBERS:
+            (place / name).unlink(missing_ok=True)
+        try:
+            os.link(graph, place / GRAPH)
+        except OSError:  # no links here, or another disk
+            _write(place / GRAPH, graph.read_bytes())
+        _write(place / MANIFEST, text)
+        _sync(place)
+    except OSError as error:
+        raise ResourceError(f"the artifact cannot be written to {place}: {error.strerror or error}") from error
+    return len(text) + (place / GRAPH).stat().st_size
+
+
 def write_record(folder: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Writes `record.json` (measurements, machine, versions, provenance) beside the artifact in `folder`, atomically."""
     place = Path(folder)

@@ -12,11 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hardware configuration of a plan: `threads` for training, `device` ("cpu" or "cuda") and `dtype`."""
+    """The hardware configuration of a plan: `threads` for training, `device` ("cpu" or "cuda") and `dtype`; the `engine`
+
+    ("onnx" or "compiled") that the model is served by.
+    """
 
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    engine: str = "onnx"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

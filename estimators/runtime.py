@@ -1,6 +1,7 @@
 """The deployed prediction path in one file: cells to a float32 row, an ONNX model to a prediction.
 
-It needs numpy, and onnxruntime once a model is loaded; this file may be copied alone beside an application.
+It needs numpy, and onnxruntime once a model is loaded; this file may be copied alone beside an application. With the
+files of `BESIDE` and `kernel.c` beside it, it also runs models on the compiled engine: a C compiler instead of onnxruntime.
 
 `load(path)` opens an artifact (a folder or one .zip; its files are checked before any of them is parsed) as a `Model`.
 The same functions that read a cell here read it in training (`table.py`, `encoder.py`), so the two cannot drift apart.
@@ -22,6 +23,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -30,10 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .errors import ArtifactError, DataError, DataTypeError, UsageError
+    from .errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 else:
     try:
-        from .errors import ArtifactError, DataError, DataTypeError, UsageError
+        from .errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
     except ImportError:  # this file alone, without its package
 
         class ArtifactError(ValueError):
@@ -44,6 +46,9 @@ else:
 
         class DataTypeError(TypeError):
             """A table or row has a type that is not understood."""
+
+        class ResourceError(ValueError):
+            """Something that the machine lacks."""
 
         class UsageError(ValueError):
             """A path or an argument is wrong."""
@@ -916,16 +921,21 @@ class RowEncoder:
         try:
             codes = [get(v) for get, v in zip(self._codes, values[self._ordinals], strict=True)]
             rest = [
-                z / _sqrt(1.0 + z * z / 9.0) if -1e6 < z < 1e6 else squash_one(z, 0.0, 1.0)
+                z / _sqrt(1.0 + z * z / 9.0) if -1e6 < z < 1e6 else 0.0 if z != z else squash_one(z, 0.0, 1.0)
                 for (center, scale, read), v in zip(self._scalings, values[self._scaleds], strict=True)
-                for z in (((v if v.__class__ in _PLAIN else read(v)) - center) / scale,)
+                for z in (((v if v.__class__ in _PLAIN else _NAN if v is None else read(v)) - center) / scale,)
             ]
             if self._absent_cells:
-                for cell, v in zip(self._absent_cells, values[self._absents], strict=True):
-                    rest.append(0.0 if v.__class__ in _PLAIN and v == v else cell(v)[0])
+                rest += [
+                    0.0 if v.__class__ in _PLAIN and v == v else 1.0 if v is None else cell(v)[0]
+                    for cell, v in zip(self._absent_cells, values[self._absents], strict=True)
+                ]
             for cell, v in zip(self._other_cells, values[self._others], strict=True):
                 rest += cell(v)
-            self._pack(buffer.bytes, buffer.offset, *values[self._numbers], *codes, *rest)
+            numbers = values[self._numbers]
+            if None in numbers:
+                numbers = tuple([_NAN if v is None else v for v in numbers])
+            self._pack(buffer.bytes, buffer.offset, *numbers, *codes, *rest)
             find = buffer.bytes.find
             if find(_INFINITIES[0]) >= 0 or find(_INFINITIES[1]) >= 0:
                 self._slow(values, buffer)
@@ -1056,6 +1066,25 @@ def _picker(keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     if len(keys) == 1:
         return lambda row: (row[keys[0]],)
     return itemgetter(*keys)
+
+
+def _pandas_rows(frame: Any, width: int) -> list[list[Any]]:
+    """The cells of a pandas frame of few rows, row by row, from its blocks: a quarter of what `to_numpy` takes.
+
+    Raises AttributeError or TypeError where pandas' insides are other than known.
+    """
+    rows: list[list[Any]] = [[None] * width for _ in range(len(frame))]
+    for block in frame._mgr.blocks:
+        values, places = block.values, block.mgr_locs.as_array.tolist()
+        if values.ndim == 1:
+            for row, value in zip(rows, values, strict=True):
+                row[places[0]] = value
+            continue
+        for i, row in enumerate(rows):
+            cells = values[:, i]
+            for place, value in zip(places, cells.tolist() if cells.__class__ is np.ndarray else cells, strict=True):
+                row[place] = value
+    return rows
 
 
 class Source:
@@ -1313,25 +1342,107 @@ def open_session(graph: bytes) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-class _OneRow:
-    """A row's memory, bound to the session once: no allocation and no argument checks in a call."""
+class _Onnx:
+    """A graph on onnxruntime. `batch` rows are run at a time, for graphs that would round them otherwise (`artifact.py`)."""
 
-    __slots__ = ("binding", "buffer", "call", "options", "out")
+    name = "onnx"
 
-    def __init__(self, session: Any, encoder: RowEncoder, outputs: int) -> None:
+    def __init__(self, graph: bytes, width: int, outputs: int, batch: int) -> None:
+        self._session: Any = open_session(graph)
+        self._outputs, self._batch = outputs, batch
+        inputs, made = self._session.get_inputs(), self._session.get_outputs()
+        if [i.name for i in inputs] != ["x"] or [o.name for o in made] != ["y"]:
+            raise ValueError("the graph's input is not x or its output not y")
+        if inputs[0].type != "tensor(float)" or inputs[0].shape[1] != width:
+            raise ValueError(f"the graph takes {inputs[0].shape}, the encoder makes {width} columns")
+
+    def bind(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[Callable[[], Any], Any]:
+        """(a call that fills `out` (1, outputs) from `x` (1, width), what must be kept alive for it).
+
+        Both are bound to the session once: no allocation and no argument checks in a call.
+        """
         import onnxruntime
 
-        self.buffer = RowBuffer(encoder.width)
-        self.out = np.zeros((1, outputs), np.float32)
-        self.options = onnxruntime.RunOptions()
-        bound = session.io_binding()
-        bound.bind_input("x", "cpu", 0, np.float32, [1, encoder.width], self.buffer.array.ctypes.data)
-        bound.bind_output("y", "cpu", 0, np.float32, [1, outputs], self.out.ctypes.data)
+        session = self._session
+        options, bound = onnxruntime.RunOptions(), session.io_binding()
+        bound.bind_input("x", "cpu", 0, np.float32, list(x.shape), x.ctypes.data)
+        bound.bind_output("y", "cpu", 0, np.float32, list(out.shape), out.ctypes.data)
         inner = getattr(session, "_sess", None)
         if inner is not None and hasattr(bound, "_iobinding"):  # one Python call less
-            self.call, self.binding = inner.run_with_iobinding, bound._iobinding
-        else:
-            self.call, self.binding = session.run_with_iobinding, bound
+            return partial(inner.run_with_iobinding, bound._iobinding, options), (x, out, bound)
+        return partial(session.run_with_iobinding, bound, options), (x, out)
+
+    def run(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Fills `out` (n, outputs) from `x` (n, width)."""
+        if self._batch == 1:
+            row, made = RowBuffer(x.shape[1]).array, np.zeros((1, self._outputs), np.float32)
+            call, kept = self.bind(row, made)
+            for i in range(len(x)):
+                row[0] = x[i]
+                call()
+                out[i] = made[0]
+            del kept
+            return
+        for i in range(0, len(x), self._batch):
+            out[i : i + self._batch] = self._session.run(["y"], {"x": x[i : i + self._batch]})[0]
+
+
+ENGINES = ("onnx", "compiled")
+BESIDE = ("compiled", "compiled_trees", "native", "program", "program_trees", "protobuf")
+"""The modules that the compiled engine is made of, with `kernel.c`."""
+_ALONE = "_automl_runtime_beside"
+
+
+def _compiled() -> Any:
+    """The module of the compiled engine: of this package, or beside this file. Raises ImportError."""
+    from importlib import import_module
+
+    if __package__:
+        return import_module(".compiled", __package__)
+    import sys
+    from types import ModuleType
+
+    if _ALONE not in sys.modules:
+        sys.modules[_ALONE] = package = ModuleType(_ALONE)
+        package.__path__ = [str(Path(__file__).resolve().parent)]
+    return import_module(f"{_ALONE}.compiled")
+
+
+def _open_engine(graph: bytes, width: int, outputs: int, batch: int, wanted: str, asked: bool) -> Any:
+    """The engine of this name; onnxruntime, with a warning, where the compiled one cannot be had and nobody `asked` for it."""
+    if wanted not in ENGINES:
+        raise UsageError(f"engine {shown(wanted)} is not known: it is one of {', '.join(ENGINES)}")
+    if wanted == "compiled":
+        try:
+            module = _compiled()
+            return module.Engine(graph, width, outputs)
+        except ImportError as error:
+            why = f"its files are not beside {Path(__file__).name} ({error})"
+        except RuntimeError as error:  # NoLibraryError
+            why = str(error)
+        if asked:
+            raise ResourceError(
+                f"the compiled engine is not available: {why}; install a C compiler, or use engine='onnx'"
+            )
+        import warnings
+
+        warnings.warn(
+            f"the compiled engine is not available: {why}; the model runs on onnxruntime instead, with the same "
+            "predictions, and slower than it was measured",
+            stacklevel=4,
+        )
+    return _Onnx(graph, width, outputs, batch)
+
+
+class _OneRow:
+    """A row's memory, bound to the engine once."""
+
+    __slots__ = ("buffer", "call", "kept", "out")
+
+    def __init__(self, engine: Any, encoder: RowEncoder, outputs: int) -> None:
+        self.buffer = RowBuffer(encoder.width)
+        self.out = np.zeros((1, outputs), np.float32)
+        self.call, self.kept = engine.bind(self.buffer.array, self.out)
 
 
 class Model:
@@ -1339,10 +1450,10 @@ class Model:
 
     `task` is "binary", "multiclass" or "regression"; `classes_` the labels in their original type (None for regression);
     `columns` the names of the inputs in training order; `used` those that it needs; `manifest` what the artifact says.
-    `threads` is how many threads share the rows of a batch.
+    `threads` is how many threads share the rows of a batch; `engine` is what runs the graph, "onnx" or "compiled".
     """
 
-    def __init__(self, manifest: Mapping[str, Any], graph: bytes, threads: int = 1) -> None:
+    def __init__(self, manifest: Mapping[str, Any], graph: bytes, threads: int = 1, engine: str | None = None) -> None:
         self.manifest = manifest
         self.task: str = manifest["task"]
         self.threads = threads
@@ -1351,18 +1462,17 @@ class Model:
         self.encoder = RowEncoder(manifest["encoder"])
         self.columns, self.used = self.encoder.columns, self.encoder.used
         self._outputs = len(self._labels) if self.task == "multiclass" else 1
-        self._batch = int(manifest.get("batch", BLOCK_ROWS))
         if self.task not in ("binary", "multiclass", "regression") or (
             self.task == "binary" and len(self._labels) != 2
         ):
             raise ValueError(f"task {shown(self.task)} with {len(self._labels)} classes")
-        self._session: Any = open_session(graph)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if [i.name for i in inputs] != ["x"] or [o.name for o in outputs] != ["y"]:
-            raise ValueError("the graph's input is not x or its output not y")
-        if inputs[0].type != "tensor(float)" or inputs[0].shape[1] != self.encoder.width:
-            raise ValueError(f"the graph takes {inputs[0].shape}, the encoder makes {self.encoder.width} columns")
-        self._free = [_OneRow(self._session, self.encoder, self._outputs)]
+        batch, wanted = int(manifest.get("batch", BLOCK_ROWS)), engine or manifest.get("engine", "onnx")
+        self._engine = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
+        self.engine: str = self._engine.name
+        self._free = [_OneRow(self._engine, self.encoder, self._outputs)]
+        self._frame: tuple[Any, Callable[[Any], tuple[Any, ...]]] | None = (
+            None  # a pandas index, and what is used of it
+        )
 
     # one row
 
@@ -1370,16 +1480,20 @@ class Model:
         """The graph's output for one row, a copy: (K,) or (1,) float32."""
         try:
             state = self._free.pop()
-        except IndexError:  # another thread has it
-            if self._session is None:
-                raise UsageError("the model is closed") from None
-            state = _OneRow(self._session, self.encoder, self._outputs)
+        except IndexError:
+            state = self._another()
         try:
             self.encoder.fill_row(row, state.buffer)
-            state.call(state.binding, state.options)
+            state.call()
             return state.out[0].copy()
         finally:
             self._free.append(state)
+
+    def _another(self) -> _OneRow:
+        """A row's memory where other threads have what there is."""
+        if self._engine is None:
+            raise UsageError("the model is closed")
+        return _OneRow(self._engine, self.encoder, self._outputs)
 
     def predict_proba_one(self, row: Any) -> NDArray[np.float32]:
         """(K,) probabilities in the order of `classes_` of one row: a dict, or a sequence in column order.
@@ -1407,8 +1521,11 @@ class Model:
 
     def _many(self, frame: Any) -> NDArray[np.float32]:
         """(n, outputs) of the graph, block by block."""
-        if self._session is None:
+        if self._engine is None:
             raise UsageError("the model is closed")
+        few = self._few(frame) if hasattr(frame, "_mgr") and 0 < len(frame) <= FEW_ROWS else None
+        if few is not None:
+            return few
         source = Source(frame, self.encoder)
         out = np.empty((source.rows, self._outputs), np.float32)
         step = max(1, min(BLOCK_ROWS, BLOCK_CELLS // max(1, self.encoder.width)))
@@ -1418,13 +1535,7 @@ class Model:
 
         def work(block: tuple[int, int]) -> None:
             first, last = block
-            x = self.encoder.block(source, first, last)
-            if self._batch == 1:
-                self._alone(x, out[first:last])
-                return
-            part = out[first:last]
-            for i in range(0, len(x), self._batch):
-                part[i : i + self._batch] = self._session.run(["y"], {"x": x[i : i + self._batch]})[0]
+            self._engine.run(self.encoder.block(source, first, last), out[first:last])
 
         if self.threads > 1 and len(blocks) > 1:
             from concurrent.futures import ThreadPoolExecutor
@@ -1436,13 +1547,37 @@ class Model:
                 work(block)
         return out
 
-    def _alone(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Row by row, for graphs whose operators round by a row's place in the batch (`artifact.py`)."""
-        state = _OneRow(self._session, self.encoder, self._outputs)
-        for i in range(len(x)):
-            state.buffer.array[0] = x[i]
-            state.call(state.binding, state.options)
-            out[i] = state.out[0]
+    def _few(self, frame: Any) -> NDArray[np.float32] | None:
+        """`_many` of a pandas frame of few rows, the names of whose columns are looked up once; None where it must go there.
+
+        A slice of a frame has the index of columns of that frame, as a view, which pandas' `is_` sees at once.
+        """
+        columns, known = frame.columns, self._frame
+        if known is None or not (columns.is_(known[0]) or columns.equals(known[0])):
+            if self.encoder._blocks or len(columns) > 256 or not all(isinstance(name, str) for name in columns):
+                return None
+            Source(frame, self.encoder)  # raises what there is to say of the names
+            names = columns.tolist()
+            known = self._frame = (columns, _picker([names.index(entry.name) for entry in self.encoder.entries]))
+        try:
+            rows = _pandas_rows(frame, len(columns))
+        except (AttributeError, TypeError):
+            return None
+        out = np.empty((len(rows), self._outputs), np.float32)
+        try:
+            state = self._free.pop()
+        except IndexError:
+            state = self._another()
+        try:
+            for i, row in enumerate(rows):
+                self.encoder._fill(known[1](row), state.buffer)
+                state.call()
+                out[i] = state.out[0]
+        except (DataError, DataTypeError) as error:
+            raise type(error)(f"row {i}: {error}") from None
+        finally:
+            self._free.append(state)
+        return out
 
     def predict_proba(self, frame: Any) -> NDArray[np.float32]:
         """(n, K) probabilities in the order of `classes_` of a frame, a dict of arrays, a 2-D array or a list of rows."""
@@ -1460,9 +1595,9 @@ class Model:
         return np.asarray(self.classes_[codes])
 
     def close(self) -> None:
-        """Gives the session's memory back; the model predicts no more."""
+        """Gives the engine's memory back; the model predicts no more."""
         self._free.clear()
-        self._session = None
+        self._engine = None
 
     def __enter__(self) -> Model:
         return self
@@ -1487,17 +1622,19 @@ def _label_array(labels: Sequence[Any]) -> NDArray[Any]:
     return out
 
 
-def load(path: str | os.PathLike[str], threads: int = 1) -> Model:
+def load(path: str | os.PathLike[str], threads: int = 1, engine: str | None = None) -> Model:
     """The model of an artifact, a folder or a .zip file; its files are checked before any of them is parsed.
 
-    Raises UsageError (no such path) and ArtifactError (corrupt, of another format, or no artifact).
+    `engine` is "onnx", "compiled", or None for the one that the artifact was measured with (onnxruntime, with a warning,
+    where that is the compiled one and this machine has no C compiler). Raises UsageError (no such path or engine),
+    ArtifactError (corrupt, of another format, or no artifact) and ResourceError (no compiled engine here).
     """
     members = read_members(path)
     manifest = check_members(members)
     graph = members.pop(GRAPH)
     try:
-        return Model(manifest, graph, threads)
-    except (ImportError, MemoryError):
+        return Model(manifest, graph, threads, engine)
+    except (ImportError, MemoryError, UsageError, ResourceError):
         raise
     except Exception as error:
         raise ArtifactError(f"{path} is refused: {str(error)[:300]}") from error

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from automl.estimators import native
+from automl.estimators.artifact import with_engine
 from automl.estimators.hardware import Hardware
 
 from .bagging import Bagging
@@ -53,6 +55,8 @@ BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
 EXPORT_SECONDS = 0.05
 """What an artifact costs beside the fit: its graph, written and proven."""
+RACE_EACH = 0.12
+"""Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,14 @@ class Finish:
         after = max(self.extra_seconds, self._scoring_seconds(models))
         left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - after)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
+        if not study.interrupted and (math.isinf(self.budget) or native.ready()):
+            models += compiled_twins(models, int(seconds / RACE_EACH) - len(models))
         served = race([m.artifact for m in models], study.rows, seconds, cancel=study.cancel)
         measured = []
         for model, serving in zip(models, served, strict=True):
-            if isinstance(serving, str) and not serving.startswith(NO_TIME):
+            if isinstance(serving, str) and model.plan.hardware.engine != "onnx":
+                log.info("the model of trial %d is not on the compiled engine: %s", model.trial.number, serving)
+            elif isinstance(serving, str) and not serving.startswith(NO_TIME):
                 log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
@@ -442,7 +450,10 @@ class Finish:
         """The non-dominated models by what was finally measured, the most accurate first."""
         if not models:
             return []
-        models = sorted(models, key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number))
+        models = sorted(
+            models,
+            key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number, m.plan.hardware.engine),
+        )
         measured = [replace(m.trial, measurement=m.measurement) for m in models]
         losses = scoring(self.study)
         objectives = self.study.setting.objectives
@@ -460,10 +471,33 @@ class Finish:
         for i, trial in enumerate(measured):
             if (
                 trial.plan.id in self.study.references
+                and not any(kept for m, kept in zip(models, mask, strict=True) if m.trial.number == trial.number)
                 and not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()
             ):
                 mask[i] = True
         return [m for m, keep in zip(models, mask, strict=True) if keep]
+
+
+def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
+    """The same models for the compiled engine, the most accurate first, as far as there is time to measure `most` of them.
+
+    None where this machine has no compiled engine. Whether an engine can run a graph is found when it is loaded.
+    """
+    if most <= 0 or native.missing() is not None:
+        return []
+    try:
+        native.library()
+    except native.NoLibraryError as error:
+        log.info("no model is on the compiled engine: %s", error)
+        return []
+    twins = []
+    for model in sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[:most]:
+        folder = model.artifact.with_name(f"{model.artifact.name}-compiled")
+        size = with_engine(model.artifact, folder, "compiled")
+        plan = replace(model.plan, hardware=replace(model.plan.hardware, engine="compiled"))
+        measured = replace(model.measurement, size_bytes=float(size))
+        twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
+    return twins
 
 
 def groups(trials: list[Trial]) -> list[list[Trial]]:

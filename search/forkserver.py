@@ -59,6 +59,7 @@ SERVERS = {
     # Two OpenMP runtimes in one process crash on macOS: there LightGBM and torch never meet.
     "torch": (*SCIENCE, *(() if sys.platform == "darwin" else ("lightgbm",)), *TORCH, *OURS),
     "serve": ("numpy", "onnxruntime", f"{PREFIX}.estimators.runtime", f"{PREFIX}.search.measure"),
+    "lean": ("numpy", f"{PREFIX}.estimators.compiled", f"{PREFIX}.estimators.runtime", f"{PREFIX}.search.measure"),
 }
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36

@@ -180,17 +180,19 @@ def quick_latency(
 class _Loaded:
     """An artifact loaded in this process, with the call that is timed: `predict_proba_one`, or `predict_one` for regression."""
 
-    def __init__(self, artifact: Path, rows: Sequence[Mapping[str, Any]], runtime: str) -> None:
+    def __init__(self, artifact: Path, rows: Sequence[Mapping[str, Any]], runtime: str, engine: str = "onnx") -> None:
         if not rows:
             raise ValueError("a latency needs rows to predict, and none were given")
         self.rows = list(rows)
         module = importlib.import_module(runtime)
-        warm_engine()
+        warm_engine(engine)
         gc.collect()
         trim_heap()
         with MemoryPeak() as memory:
             start = time.perf_counter()
             self.model = module.load(artifact)
+            if getattr(self.model, "engine", engine) != engine:  # never measured as what it is not
+                raise ResourceError(f"it runs on {self.model.engine} here, not on the {engine} engine")
             kind = getattr(self.model.task, "kind", self.model.task)
             one, many = ("predict_one", "predict") if kind == "regression" else ("predict_proba_one", "predict_proba")
             self.one: Callable[[Any], Any] = getattr(self.model, one)
@@ -263,8 +265,14 @@ def columns_of(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any]:
     return columns
 
 
-def warm_engine() -> None:
-    """Run an empty onnxruntime session once, so that what the engine costs at first use is charged to no model."""
+def warm_engine(engine: str = "onnx") -> None:
+    """Run an empty onnxruntime session once, or load the kernel, so that what an engine costs at first is charged to no model."""
+    if engine == "compiled":
+        from automl.estimators import native
+
+        with contextlib.suppress(native.NoLibraryError):  # told when the model is loaded
+            native.library()
+        return
     import numpy as np
     import onnxruntime
 
@@ -274,13 +282,20 @@ def warm_engine() -> None:
     session.run(None, {"x": np.zeros(1, dtype=np.float32)})
 
 
+def engine_of(artifact: Path) -> str:
+    """The engine that an artifact's manifest names, "onnx" where there is none to read."""
+    manifest = artifact / "manifest.json"
+    # in JSON these bytes are no part of a string, whose quotes would be escaped
+    return "compiled" if manifest.is_file() and b'"engine":"compiled"' in manifest.read_bytes() else "onnx"
+
+
 # The interpreter before any model -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Base:
-    """A fresh interpreter with numpy, onnxruntime and our runtime: its import time (CPU seconds, so that a busy machine
-    adds little) and its peak memory above a bare interpreter's."""
+    """A fresh interpreter with numpy, our runtime and an engine (onnxruntime, or the kernel): its import time (CPU seconds,
+    so that a busy machine adds little) and its peak memory above a bare interpreter's."""
 
     import_seconds: float
     memory_bytes: int
@@ -296,31 +311,36 @@ def high_water():
     except (OSError, StopIteration):
         return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 bare, wall, cpu = high_water(), time.perf_counter(), time.process_time()
-import numpy, onnxruntime, importlib
-importlib.import_module(sys.argv[1])
+import numpy, importlib
+runtime = importlib.import_module(sys.argv[1])
+if sys.argv[3] == "compiled":
+    runtime._compiled().native.library()
+    print(min(time.perf_counter() - wall, time.process_time() - cpu), high_water() - bare)
+    sys.exit()
+import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(bytes.fromhex(sys.argv[2]), options, providers=["CPUExecutionProvider"])
 session.run(None, {"x": numpy.zeros(1, dtype=numpy.float32)})
 print(min(time.perf_counter() - wall, time.process_time() - cpu), high_water() - bare)
 """
-_bases: dict[str, Base] = {}
+_bases: dict[tuple[str, str], Base] = {}
 _base_lock = threading.Lock()
 
 
-def base(runtime: str = RUNTIME) -> Base:
-    """The interpreter's own cost, measured once in a fresh process (about 0.3 s), then remembered."""
+def base(runtime: str = RUNTIME, engine: str = "onnx") -> Base:
+    """The interpreter's own cost with an engine, measured once in a fresh process (about 0.3 s), then remembered."""
     with _base_lock:
-        if runtime not in _bases:
-            command = [sys.executable, "-P", "-W", "ignore", "-c", _COLD, runtime, IDENTITY.hex()]
+        if (runtime, engine) not in _bases:
+            command = [sys.executable, "-P", "-W", "ignore", "-c", _COLD, runtime, IDENTITY.hex(), engine]
             environment = worker.environment() | {"PYTHONPATH": os.pathsep.join(worker.search_path())}
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
             if done.returncode != 0:
                 last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-                raise ResourceError(f"onnxruntime cannot be loaded in a fresh interpreter: {last[0]}")
+                raise ResourceError(f"the engine {engine} cannot be loaded in a fresh interpreter: {last[0]}")
             seconds, size = done.stdout.split()
-            _bases[runtime] = Base(float(seconds), max(0, int(size)))
-        return _bases[runtime]
+            _bases[runtime, engine] = Base(float(seconds), max(0, int(size)))
+        return _bases[runtime, engine]
 
 
 # The race -----------------------------------------------------------------------------------------------------------
@@ -333,7 +353,8 @@ class Serving:
     latency_p50: one row from a dict, the smallest block median (the quiet machine's); latency_p99: of all calls as they
     came. rows_per_second: a batch of 10,000 rows (None when there was no time for one), rows_per_second_1000 of 1,000.
     load_seconds: imports, load and first row. serving_memory_bytes: peak above a bare interpreter; model_memory_bytes: above
-    one with numpy and onnxruntime. disturbed: under 10 blocks were kept or over 10 % of the time went to others.
+    one with numpy and its engine, onnxruntime or the kernel (so that the engines' own memory is no part of a comparison of
+    models; serving_memory_bytes has it). disturbed: under 10 blocks were kept or over 10 % of the time went to others.
     """
 
     latency_p50_seconds: float
@@ -365,12 +386,14 @@ def race(
 ) -> list[Serving | str]:
     """Measure artifacts as deployed, within `seconds`; a str in the list says why that one has no figures.
 
-    Each is loaded in its own process, pinned to one CPU, from a server that has imported numpy and onnxruntime. They run one
+    Each is loaded in its own process, pinned to one CPU, from a server that has imported numpy and onnxruntime, or not the
+    latter for one whose engine is the compiled one. They run one
     at a time, in shuffled rounds of blocks. Every artifact is loaded and answers some rows first, in the order given: when time
     is short the last ones get a reason instead; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
     """
     deadline = time.monotonic() + seconds
-    cold = _InBackground(lambda: base(runtime))
+    engines = sorted({engine_of(Path(path)) for path in artifacts} | {"onnx"}, reverse=True)
+    cold = _InBackground(lambda: {engine: base(runtime, engine) for engine in engines})
     with contextlib.ExitStack() as stack:
         packed = pickle.dumps([dict(row) for row in rows])
         runners = [stack.enter_context(_Runner(Path(path), packed, deadline, runtime)) for path in artifacts]
@@ -386,7 +409,7 @@ def race(
             if cancel is not None and cancel.is_set():
                 break
             runner.throughput((deadline - 0.01 - time.monotonic()) / (len(alive) - position))
-        return [runner.result(interpreter) for runner in runners]
+        return [runner.result(interpreter[runner.engine]) for runner in runners]
 
 
 def _rounds(runners: Sequence[_Runner], end: float, cancel: Cancel | None) -> None:
@@ -456,8 +479,10 @@ class _Runner:
         self.rates: dict[int, float] = {}
         self.received = bytearray()
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        request = worker.pack(_serve, (path, rows, cpus[-1:], runtime))
-        self.trial = worker.Isolated(request, self.left() + 10.0, server="serve", dialogue=True)
+        self.engine = engine_of(path)
+        request = worker.pack(_serve, (path, rows, cpus[-1:], runtime, self.engine))
+        server = "lean" if self.engine == "compiled" else "serve"
+        self.trial = worker.Isolated(request, self.left() + 10.0, server=server, dialogue=True)
 
     def __enter__(self) -> _Runner:
         return self
@@ -566,7 +591,7 @@ class _Runner:
         self.trial.close()
 
 
-def _serve(channel: socket.socket, path: Path, packed: bytes, cpus: list[int], runtime: str) -> None:
+def _serve(channel: socket.socket, path: Path, packed: bytes, cpus: list[int], runtime: str, engine: str) -> None:
     """The artifact's process: does what it is told over the channel, one JSON object a line, until that closes."""
     if cpus:
         os.sched_setaffinity(0, cpus)
@@ -578,7 +603,7 @@ def _serve(channel: socket.socket, path: Path, packed: bytes, cpus: list[int], r
             command = json.loads(line)
             answer: dict[str, Any]
             if command["do"] == "load" or loaded is None:
-                loaded = _Loaded(path, rows, runtime)
+                loaded = _Loaded(path, rows, runtime, engine)
                 gc.freeze()
                 block = loaded.block(0, 5, until=time.perf_counter() + 0.005)
                 answer = {
@@ -597,19 +622,19 @@ def _serve(channel: socket.socket, path: Path, packed: bytes, cpus: list[int], r
 class _InBackground:
     """A call in a thread; `result` waits and raises what it raised."""
 
-    def __init__(self, call: Callable[[], Base]) -> None:
-        self._found: list[Base] = []
+    def __init__(self, call: Callable[[], dict[str, Base]]) -> None:
+        self._found: list[dict[str, Base]] = []
         self._error: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
         self._thread.start()
 
-    def _run(self, call: Callable[[], Base]) -> None:
+    def _run(self, call: Callable[[], dict[str, Base]]) -> None:
         try:
             self._found.append(call())
         except BaseException as error:
             self._error.append(error)
 
-    def result(self) -> Base:
+    def result(self) -> dict[str, Base]:
         self._thread.join()
         if self._error:
             raise self._error[0]

@@ -121,6 +121,8 @@ class Plan:
             del content["calibration"]
         if not self.members:
             del content["members"]
+        if self.hardware.engine == "onnx":  # likewise, before there were engines
+            del content["hardware"]["engine"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

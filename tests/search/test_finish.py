@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 
 import automl
+import automl.runtime
 from automl import Budget
+from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
+from automl.estimators.graph import Graph
 from automl.search import finish
-from automl.search.finish import exact_front
+from automl.search.finish import Finalist, exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
-from automl.search.measure import NO_TIME
+from automl.search.measure import NO_TIME, Serving, race
 from automl.search.objective import Objective
+from automl.search.plan import Plan
+from automl.search.trial import Measurement, Trial
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +208,23 @@ def test_test_scores_are_kept_in_the_run_folder(table: Any, tmp_path: Path) -> N
     model.front_.score_on(*table)
     again = automl.front.open_run(tmp_path / "run")
     assert [m.test_score for m in again] == [m.test_score for m in model.front_]
+
+
+@pytest.mark.skipif(native.missing() is not None, reason=f"no compiled engine here: {native.missing()}")
+def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: Path) -> None:
+    tables = {"schema": [["a", "numeric"]], "encode": [{"as": "number", "column": 0}]}
+    graph = Graph(1)
+    model = graph.model(graph.node("Neg", graph.x)).SerializeToString()
+    artifact.save(tmp_path / "t0007", tables=tables, model=model, task="regression")
+    trial = Trial(7, Plan("linear"), 10, 0, "completed", measurement=Measurement(error=1.0))
+    known = Finalist(trial, trial.plan, Measurement(size_bytes=1.0), tmp_path / "t0007")
+    assert finish.compiled_twins([known], 0) == []
+    (twin,) = finish.compiled_twins([known, known], 1)
+    assert (twin.plan.hardware.engine, twin.trial) == ("compiled", trial)
+    assert twin.plan.id != trial.plan.id
+    assert twin.measurement.size_bytes == sum(file.stat().st_size for file in twin.artifact.iterdir())
+    assert (twin.artifact / "model.onnx").samefile(tmp_path / "t0007" / "model.onnx")
+    found, same = race([twin.artifact, known.artifact], [{"a": 1.0}, {"a": None}], 8.0)
+    assert isinstance(found, Serving)
+    assert isinstance(same, Serving)
+    assert automl.runtime.load(twin.artifact).engine == "compiled"
