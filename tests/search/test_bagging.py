@@ -112,7 +112,8 @@ def test_a_bag_stands_on_the_front_beside_its_single_model(fitted: Any) -> None:
     assert bag.error < min(m.error for m in singles)
     assert bag.latency_p50_seconds > min(m.latency_p50_seconds for m in singles)
     assert bag.score_low < bag.score < bag.score_high
-    assert (bag.rows, bag.columns) == (500, 4)
+    assert bag.rows == 500
+    assert bag.columns <= 4  # what no member reads is left out
     assert bag.training_seconds > 0
     assert "ensemble of 5 tree" in repr(fitted.front_)
     law = bag.laws["training_seconds"]

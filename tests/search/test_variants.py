@@ -149,7 +149,7 @@ class Chosen:
         limits = SimpleNamespace(seconds=float("inf"), trials=10)
         self.setting = SimpleNamespace(facts=facts, limits=limits)
         self.strategy = SimpleNamespace(name="auto", branches=branches([one], facts, [1]))
-        self.queue: list[Any] = []
+        self.agenda = SimpleNamespace(queue=[])
         self.family, self.trials = one, []
 
     def add(self, point: Any, error: float, columns: int) -> Trial:
