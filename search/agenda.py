@@ -21,7 +21,10 @@ from .split import ETA
 from .trial import Trial
 
 PATIENCE = 30
-"""So many proposals in a row that are known already, and none is asked for until another trial has ended."""
+"""So many proposals in a row that are known already or do not fit in the time left, and none is asked for until another trial has
+
+ended.
+"""
 FLOOR = 0.1
 """The probability that the next new plan is tried, whatever the index says of promotions."""
 RECENT = 5.0
@@ -144,6 +147,8 @@ class Agenda:
         are likely to meet the limits, or all if none is.
         """
         done = self.record.best_rung()
+        if not self.prospects.bounds:
+            return done
         return [t for t in done if self.prospects.feasible(t) >= 0.5] or done
 
     def _worth_of_new(self) -> float:

@@ -28,12 +28,15 @@ class Prospects:
         self.bounds = bounds
 
     def samples(self, trial: Trial) -> Floats:
-        """(s, m) samples of a completed trial's objectives at the target."""
+        """(s, m) samples of a completed trial's objectives at the target; of the costs their middles.
+
+        What a promotion tells is the error: a plan whose costs are a little uncertain is not worth a fit for them.
+        """
         values = self.record.values(trial)
         deviates = normals(len(values))
         drawn = np.tile(values, (len(deviates), 1))
         for k, objective in enumerate(self.record.setting.objectives):
-            if objective.law == "error":
+            if objective.name == "error":
                 drawn[:, k] = self._errors(trial, deviates[:, k])
         return drawn
 

@@ -1,4 +1,4 @@
-"""The study: asks a strategy for plans, admits what fits in the budget, runs isolated trials, and promotes the best to more rows."""
+"""The study: admits what fits in the budget of what its agenda proposes, runs isolated trials, and records what ends."""
 
 from __future__ import annotations
 
@@ -86,12 +86,15 @@ class Study(Record):
         """Searches until the time left is the `reserve` that the finish needs, the trials are used up, or it is interrupted."""
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
         try:
+            more = True  # after many proposals that did not fit, none is asked for until a trial has ended
             while not self._finished(reserve):
-                while len(self._pending) < self.setting.slots and self._submit(pool, reserve):
-                    pass
+                while more and len(self._pending) < self.setting.slots:
+                    more = self._submit(pool, reserve)
                 if not self._pending:
                     break
+                running = len(self._pending)
                 self._collect(max(0.02, min(0.25, self.left() - reserve())))
+                more = more or len(self._pending) < running
                 self.tell_listener("search")
             if self.interrupted:
                 log.warning("interrupted: the front so far is kept")
