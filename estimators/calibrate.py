@@ -30,8 +30,8 @@ STRONGEST = 8.0
 """A power beyond this or its reciprocal is none of calibration."""
 STEEPEST = 10.0
 """Of a curve's slope times its place: float32 rounds a probability by 6e-8 of it, and the graph must stay within 1e-5."""
-MOST_ROWS = 4000
-"""A curve is fitted on so many rows at the most: it has one or two numbers."""
+MOST_CELLS, MOST_ROWS = 30_000, 3000
+"""A curve of one or two numbers is fitted on so many rows at the most, and probabilities, where there are many classes."""
 
 Floats = NDArray[np.float64]
 
@@ -45,15 +45,20 @@ def methods(task: str, rows: int) -> tuple[str, ...]:
     return ("platt", "isotonic") if rows >= ISOTONIC_ROWS else ("platt",)
 
 
-def fit(method: str, y: NDArray[Any], p: Floats, weights: Floats | None = None) -> tuple[float, ...] | None:
-    """The curve of a method for class codes y (n,) and probabilities p (n, K); None where there is none to be had."""
-    step = 1 if method == "isotonic" else -(-len(y) // MOST_ROWS)
+def fit(
+    method: str, y: NDArray[Any], p: Floats, weights: Floats | None = None, like: tuple[float, ...] | None = None
+) -> tuple[float, ...] | None:
+    """The curve of a method for class codes y (n,) and probabilities p (n, K); None where there is none to be had.
+
+    With a temperature `like` that was fitted on more rows the floor is that one's.
+    """
+    step = 1 if method == "isotonic" else max(1, -(-len(y) // max(500, min(MOST_ROWS, MOST_CELLS // p.shape[1]))))
     y, p = np.asarray(y[::step], np.int64), np.asarray(p[::step], np.float64)
     w = np.ones(len(y)) if weights is None else np.asarray(weights[::step], np.float64)
-    found = {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[method](y, p, w)
-    if found is not None and method != "temperature" and not _gentle(found):
-        return None
-    return found
+    if method == "temperature":
+        return _temperature(y, p, w, FLOORS if like is None else like[:1])
+    found = {"platt": _platt, "isotonic": _isotonic}[method](y, p, w)
+    return found if found is not None and _gentle(found) else None
 
 
 def apply(method: str, curve: tuple[float, ...], p: Floats) -> Floats:
@@ -96,9 +101,9 @@ def _gentle(curve: tuple[float, ...]) -> bool:
     return len(at) >= 2 and bool((np.diff(to) / np.diff(at) * at[1:]).max() <= STEEPEST)
 
 
-def _temperature(y: NDArray[np.int64], p: Floats, w: Floats) -> tuple[float, ...] | None:
+def _temperature(y: NDArray[np.int64], p: Floats, w: Floats, floors: tuple[float, ...]) -> tuple[float, ...] | None:
     best, found = np.inf, None
-    for floor in FLOORS:
+    for floor in floors:
         scores = np.log(np.maximum(p, max(floor, 1e-12)))
         power = fit_rescale("multiclass", y, np.zeros(p.shape[1]), scores, w)
         if not 1.0 / STRONGEST <= power <= STRONGEST:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPES = ("float16", "int8")
+BYTES = {"float16": 2, "int8": 1}
+DTYPES = tuple(BYTES)
 LEAST = 512
 """Constants of fewer numbers stay as they are: what widens one again takes about a hundred bytes."""
 

@@ -180,7 +180,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     for share, factor, predicted in prefixes.candidates(task, job.metric, y, weights, cut):
         costs = expected(measured, share, pipeline, rows, manifest)
         made.append((replace(job.plan, prefix=share, rescale=factor), costs, predicted))
-    for plan, costs, predicted in tuple(made):
+    for plan, costs, predicted in [one for one in made if one[0].rescale == 1.0]:  # a factor is a calibration
         for method, curve, moved in calibrated(task, job.metric, y, predicted, weights, cut):
             made.append((replace(plan, calibration=method, curve=curve), with_calibration(costs), moved))
     for dtype, predicted in narrowed.predictions.items():

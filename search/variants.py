@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from automl.estimators import calibrate
 from automl.estimators.errors import DataError
-from automl.estimators.narrow import DTYPES
+from automl.estimators.narrow import BYTES, DTYPES
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.table import Table
 
@@ -25,13 +24,13 @@ log = logging.getLogger("automl")
 
 RANKS = ("roc_auc", "average_precision")
 """Metrics of the order of the probabilities alone begin so: no calibration changes it."""
-PARTS = 4
+PARTS = 2
 """What steers the search is calibrated a part at a time, by curves that were fitted on the others."""
 CALIBRATED_SECONDS = 2e-6
 """What a calibration adds to a call, measured on a Xeon of 2.3 GHz."""
 CALIBRATED_BYTES = 600
-NARROW_SECONDS, NARROW_SHARE = 0.05, 0.1
-"""Predictions with narrow weights are made where they are expected to take this long, or this share of the trial so far."""
+MOST_PRODUCTS = 1e9
+"""Predictions with narrow weights are made where they take at most so many multiplications: about a tenth of a second."""
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +59,8 @@ def calibrated(
                 continue
             for k in range(PARTS):
                 others, own = part != k, np.flatnonzero(part == k)
-                apart = calibrate.fit(method, known[others], prediction[:cut][others], None if w is None else w[others])
+                part_w = None if w is None else w[others]
+                apart = calibrate.fit(method, known[others], prediction[:cut][others], part_w, like=curve)
                 moved[own] = prediction[own] if apart is None else calibrate.apply(method, apart, prediction[own])
             if _better(metric, known, moved[:cut], best[:cut], w):
                 best = moved
@@ -71,6 +71,8 @@ def calibrated(
 
 def _better(metric: Metric, y: NDArray[Any], one: Floats, other: Floats, weights: Floats | None) -> bool:
     """Whether the one prediction's error is smaller by more than the standard error of the difference."""
+    if metric.error(y, one, weights) >= metric.error(y, other, weights):
+        return False
     gain = metric.influence(y, other, weights) - metric.influence(y, one, weights)
     return bool(gain.mean() > gain.std() / math.sqrt(len(y)))
 
@@ -99,12 +101,11 @@ class Narrowed:
     def __init__(self, wanted: bool) -> None:
         self.predictions: dict[str, Floats] = {}
         self._dtypes: tuple[str, ...] = DTYPES if wanted else ()
-        self._start = time.perf_counter()
 
     def predict(self, pipeline: Pipeline, table: Table, rows: NDArray[np.int64], places: slice, whole: Floats) -> None:
         """Predicts `rows` of the table, as it was done for `whole`, which is as long as all rows that are scored.
 
-        A dtype that a fit's weights are too large for, or that there is no time for, is left out from then on.
+        A dtype that a fit's weights are too large for, or that would take too long, is left out from then on.
         """
         for dtype in self._dtypes:
             try:
@@ -112,18 +113,8 @@ class Narrowed:
             except OverflowError as problem:
                 log.info("no %s: %s", dtype, problem)
                 narrow = None
-            if narrow is None:
-                self._leave_out(dtype)
+            if narrow is None or len(rows) * len(narrow.graph()[0]) / BYTES[dtype] > MOST_PRODUCTS:
+                self._dtypes = tuple(known for known in self._dtypes if known != dtype)
+                self.predictions.pop(dtype, None)
                 continue
-            start = time.perf_counter()
             self.predictions.setdefault(dtype, np.empty_like(whole))[places] = narrow.predict(table, rows)
-            now = time.perf_counter()
-            if now - start > max(NARROW_SECONDS, NARROW_SHARE * (start - self._start)):
-                for late in self._dtypes:
-                    if late == dtype or late not in self.predictions:
-                        self._leave_out(late)
-                return
-
-    def _leave_out(self, dtype: str) -> None:
-        self._dtypes = tuple(known for known in self._dtypes if known != dtype)
-        self.predictions.pop(dtype, None)
