@@ -44,13 +44,16 @@ class Layout(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """Every node of every tree: its split (or -1 - leaf), its tree, its place in it, and how far on its children are."""
+    """Every node of every tree: its split (or -1 - leaf), its tree, its place in it, and how far on its children are;
+
+    and the mean depth of each tree's leaves.
+    """
 
     code: NDArray[np.int64]
     tree: NDArray[np.int64]
     place: NDArray[np.int64]
     step: NDArray[np.int64]
-    depth: NDArray[np.int64]
+    mean: NDArray[np.float64]
 
 
 def lay_out(trees: Trees, width: int) -> Layout:
@@ -64,8 +67,7 @@ def lay_out(trees: Trees, width: int) -> Layout:
     placed, count = _place(trees), len(trees.roots)
     leaf = placed.code < 0
     sizes = np.bincount(placed.tree, minlength=count)
-    mean = np.bincount(placed.tree[leaf], placed.depth[leaf], count) / np.bincount(placed.tree[leaf], minlength=count)
-    order = np.argsort(mean, kind="stable")  # trees that are walked together end at about the same time
+    order = np.argsort(placed.mean, kind="stable")  # trees that are walked together end at about the same time
     start = np.empty(count, np.int64)
     start[order] = np.cumsum(sizes[order]) - sizes[order]
     at = start[placed.tree] + placed.place
@@ -117,7 +119,8 @@ def _place(trees: Trees) -> _Placed:
     """Level by level, all trees at once: the places of a split's children follow those of its tree's nodes before."""
     count = len(trees.roots)
     free = np.ones(count, np.int64)  # of each tree, the next place
-    code, tree, place = trees.roots.astype(np.int64), np.arange(count), np.zeros(count, np.int64)
+    code, tree, place = trees.roots.astype(np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
+    leaves, depths = np.zeros(count), np.zeros(count)
     found: list[tuple[NDArray[np.int64], ...]] = []
     total, most, depth = 0, 4 * (trees.splits + trees.leaves) + 4 * count, 0
     while len(code):
@@ -129,13 +132,17 @@ def _place(trees: Trees) -> _Placed:
         first = np.searchsorted(owner, owner)  # owners ascend: the rank of a split among its tree's
         children = free[owner] + 2 * (np.arange(len(owner)) - first)
         free += 2 * np.bincount(owner, minlength=count)
-        step = np.zeros(len(code), np.int64)
+        step = np.zeros(len(code), np.int32)
         step[split] = children - place[split]
-        found.append((code, tree, place, step, np.full(len(code), depth)))
-        code = np.column_stack([trees.true[parents], trees.false[parents]]).reshape(-1)
-        tree, place = np.repeat(owner, 2), np.column_stack([children, children + 1]).reshape(-1)
+        found.append((code, tree, place, step))
+        ended = np.bincount(tree[~split], minlength=count)
+        leaves, depths = leaves + ended, depths + depth * ended
+        code = np.column_stack([trees.true[parents], trees.false[parents]]).reshape(-1).astype(np.int32)
+        tree = np.repeat(owner, 2)
+        place = np.column_stack([children, children + 1]).reshape(-1).astype(np.int32)
         depth += 1
-    return _Placed(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    columns = [np.concatenate([parts[i] for parts in found]) for i in range(4)]
+    return _Placed(*columns, depths / leaves)
 
 
 def _targets(trees: Trees, placed: _Placed, leaf: NDArray[np.bool_], count: int) -> tuple[bool, NDArray[np.int64]]:
@@ -152,7 +159,7 @@ def _targets(trees: Trees, placed: _Placed, leaf: NDArray[np.bool_], count: int)
 def _slots(trees: Trees) -> tuple[NDArray[Any], ...]:
     """(each split's slot; each slot's column, kind and last code; the sets' words; where each split's set begins)."""
     category = trees.mode != LEQ
-    key = trees.feature * 4 + 2 * category + trees.missing
+    key = trees.feature.astype(np.int64) * 4 + 2 * category + trees.missing
     distinct, slot_of = np.unique(key, return_inverse=True)
     column, kind = (distinct // 4).astype(np.int32), (distinct % 4).astype(np.int32)
     last = np.zeros(len(distinct), np.int32)

@@ -57,7 +57,7 @@ class Trees(NamedTuple):
 
 def _array(attributes: dict[str, Any], name: str, dtype: Any, length: int | None = None) -> NDArray[Any]:
     """A list or a tensor among the attributes, of this length; zeros where it is left out and the length is known."""
-    value = attributes.get(name)
+    value = attributes.pop(name, None)  # each is read once, and then its memory is free
     if value is None or (isinstance(value, np.ndarray) and not value.size and length):
         if length is None:
             raise ArtifactError(f"the graph is corrupt: a tree ensemble has no {name}")
@@ -67,8 +67,10 @@ def _array(attributes: dict[str, Any], name: str, dtype: Any, length: int | None
         raise ArtifactError(f"the graph is corrupt: {name} are no numbers")
     if length is not None and len(array) != length:
         raise ArtifactError(f"the graph is corrupt: {len(array)} {name} for {length} nodes")
+    if dtype == np.int64 and array.dtype == np.int32:
+        return array  # as wide as they need to be
     with np.errstate(over="ignore"):
-        return array.astype(dtype)
+        return array.astype(dtype, copy=False)
 
 
 def newer(attributes: dict[str, Any]) -> Trees:
@@ -136,14 +138,15 @@ def older(attributes: dict[str, Any]) -> Trees:
     stride = int(max(number.max(initial=0), 0)) + 1
     if (tree < 0).any() or (number < 0).any() or int(tree.max(initial=0)) * stride >= 1 << 62:
         raise ArtifactError("the graph is corrupt: a node's number is out of range")
-    keys = tree * stride + number
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
+    keys = tree.astype(np.int64) * stride + number
+    in_order = bool((keys[1:] > keys[:-1]).all())
+    order = np.arange(count) if in_order else np.argsort(keys, kind="stable")
+    ordered = keys if in_order else keys[order]
     if (ordered[1:] == ordered[:-1]).any():
         raise ArtifactError("the graph is corrupt: two nodes have one number")
 
     def place(trees: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        wanted = trees * stride + numbers
+        wanted = trees.astype(np.int64) * stride + numbers
         at = np.searchsorted(ordered, wanted)
         inside = (numbers >= 0) & (numbers < stride) & (at < count)
         if not (inside & (ordered[np.minimum(at, count - 1)] == wanted)).all():
@@ -258,14 +261,23 @@ class _Splits(NamedTuple):
 
 def _reached(parts: _Splits, roots: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which splits a row can reach. Raises ArtifactError where the splits go round in a circle."""
-    reached = np.zeros(len(parts.feature), np.bool_)
-    level = np.unique(roots[roots >= 0])
-    for _ in range(min(len(reached), MOST_LEVELS) + 1):
+    count = len(parts.feature)
+    reached, place = np.zeros(count, np.bool_), np.zeros(count, np.int32)
+    parents = np.zeros(count, np.int32)
+    for children in (parts.true, parts.false, roots):
+        parents += np.bincount(children[children >= 0], minlength=count).astype(np.int32)
+    a_tree = not (parents > 1).any()  # no circle is reached without a split that has two parents
+    level = roots[roots >= 0]
+    for _ in range(min(count, MOST_LEVELS) + 1):
         if not len(level):
             return reached
         reached[level] = True
         below = np.concatenate([parts.true[level], parts.false[level]])
-        level = np.unique(below[below >= 0])
+        level = below[below >= 0]
+        if not a_tree:  # each once
+            order = np.arange(len(level), dtype=np.int32)
+            place[level] = order
+            level = level[place[level] == order]
     raise ArtifactError("the graph is corrupt: the splits of a tree go round in a circle")
 
 

@@ -102,15 +102,30 @@ def _varints(data: bytes, first: int, last: int) -> NDArray[np.int64]:
     return out.view(np.int64)
 
 
-def _run_of_integers(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[np.int64], int]:
-    """The values of neighbouring fields of one number, each its key and a varint, and the place after them."""
-    numbers = _varints(data, at, end)
-    if len(numbers) % 2:
-        numbers = numbers[:-1]
-    other = np.flatnonzero(numbers[::2] != key)
-    count = int(other[0]) if len(other) else len(numbers) // 2
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8, end - at, at) < 128)
-    return numbers[1 : 2 * count : 2], at + (int(ends[2 * count - 1]) + 1 if count else 0)
+PIECE = 1 << 16
+"""Bytes that are decoded at a time: the numbers' positions take many times their own memory."""
+
+
+def _run_of_integers(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[Any], int]:
+    """The values of neighbouring fields of one number, each its key and a varint, and the place after them.
+
+    They are int32 where all of them fit.
+    """
+    parts: list[NDArray[Any]] = []
+    while at < end:
+        last = min(end, at + PIECE)
+        numbers = _varints(data, at, last)
+        numbers = numbers[: len(numbers) // 2 * 2]
+        other = np.flatnonzero(numbers[::2] != key)
+        count = int(other[0]) if len(other) else len(numbers) // 2
+        if not count:
+            break
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8, last - at, at) < 128)
+        at += int(ends[2 * count - 1]) + 1
+        values = numbers[1 : 2 * count : 2]
+        small = values.min() >= -(1 << 31) and values.max() < 1 << 31
+        parts.append(values.astype(np.int32 if small else np.int64))
+    return np.concatenate(parts) if parts else np.empty(0, np.int32), at
 
 
 def _run_of_floats(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[np.float32], int]:
@@ -184,6 +199,8 @@ def _attribute(data: bytes, first: int, last: int) -> tuple[str, Any]:
         if key == 0x40:  # ints, one at a time
             values, at = _run_of_integers(data, at, last, key)
             parts.append(values)
+            if not len(values):
+                raise ArtifactError("the graph is corrupt: a list of numbers is cut off")
             continue
         if key == 0x3D:  # floats
             numbers, at = _run_of_floats(data, at, last, key)
@@ -221,7 +238,7 @@ def _attribute(data: bytes, first: int, last: int) -> tuple[str, Any]:
     if words:
         return name, words
     if parts:
-        return name, np.concatenate(parts)
+        return name, parts[0] if len(parts) == 1 else np.concatenate(parts)
     if value is None and kind in (6, 7, 8):
         return name, np.empty(0, np.float32 if kind == 6 else np.int64)
     return name, {1: 0.0, 2: 0, 3: ""}.get(kind) if value is None else value

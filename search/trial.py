@@ -18,7 +18,7 @@ class Measurement:
     `error` is what is minimised, `error_sd` its standard error; of a finished model both are estimates for new rows
     (`estimate.py`), and `measured_error` is what the rows that score gave; the latencies are those of one row from a dict,
     `rows_per_second` of a batch of 10,000; `serving_memory_bytes` is above a bare interpreter, `model_memory_bytes` above
-    numpy and onnxruntime; `score_rows` are the training rows of the fit that was scored, `rows` those of the artifact; `size_bytes` are the artifact's; `columns` the input columns that it needs.
+    numpy and the model's engine; `score_rows` are the training rows of the fit that was scored, `rows` those of the artifact; `size_bytes` are the artifact's; `columns` the input columns that it needs.
     """
 
     error: float | None = None

@@ -206,3 +206,27 @@ def test_the_ratio_is_paired(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mixed.low < 1 < mixed.value < mixed.high
     assert math.isinf(hypervolume.ratio([(0.1, 0.0)]).high)
     assert str(hypervolume.ratio([])) == "-"
+
+
+def test_what_serving_is_timed_on_says_the_same_on_both_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automl.estimators import native, runtime
+
+    if native.missing() is not None:
+        pytest.skip(f"no compiled engine here: {native.missing()}")
+    serving = imported("serving", monkeypatch)
+    monkeypatch.setitem(serving.MODELS, "lightgbm-100", ("lightgbm", {"n_estimators": 5, "num_leaves": 7}))
+    frame = serving.make_frame(600)
+    places = serving.make_artifacts(frame, "lightgbm-100", tmp_path)
+    models = {engine: runtime.load(path) for engine, path in places.items()}
+    assert [model.engine for model in models.values()] == ["onnx", "compiled"]
+    some = frame.drop(columns="y")
+    found = [model.predict_proba(some) for model in models.values()]
+    assert np.abs(found[0] - found[1]).max() <= 1e-5
+    encoded = models["onnx"].encoder.transform(some)
+    floor = serving.make_floor(models["compiled"]._engine, encoded, tmp_path)  # which compares what the loop says
+    assert floor() > 0
+    assert (serving.run_split(models["compiled"]._engine, encoded) == found[1][:, 1:]).all()
+    times = serving.in_turn({"a": lambda k: 2.0 + k, "b": lambda k: 1.0}, 3)
+    assert serving.shown(times["a"], 1.0) == "2.0 (2.0 to 4.0)"
