@@ -93,20 +93,28 @@ def change(
     except RefusalError:
         pass
     usual = USUAL_SHARE + (1 - USUAL_SHARE) * (after / before) ** -USUAL_EXPONENT
-    return Change(usual, abs(1.0 - usual) / 2)
+    errors = np.maximum([t.measurement.error or 0.0 for t in curve], 1e-300)
+    rise = float(np.diff(np.log(errors)).max(initial=0.0))  # with more rows: no law has that
+    return Change(usual, math.hypot((1.0 - usual) / 2, rise))
 
 
 def law_change(
     curve: Sequence[Trial], losses: Mapping[int, NDArray[np.float32]], before: float, after: float
 ) -> Change:
-    """`change` by the law of the trials, by rows. Raises RefusalError where there is none."""
+    """`change` by the law of the trials, by rows; they lie as far from it as another fit will. Raises RefusalError where there
+
+    is none.
+    """
     rows = [float(t.rows) for t in curve]
     errors = [float(t.measurement.error or 0.0) for t in curve]
     deviations = []
     for trial in curve:
         apart = losses[trial.number].astype(np.float64) - losses[curve[-1].number]
         deviations.append(float(apart.std() / math.sqrt(2 * max(1, len(apart)))))
-    return Change(*ErrorLaw(rows, errors, deviations).change(before, after))
+    law = ErrorLaw(rows, errors, deviations)
+    ratio, sd = law.change(before, after)
+    off = [math.log(max(e, 1e-300) / max(law.predictive(n)[0], 1e-300)) for n, e in zip(rows, errors, strict=True)]
+    return Change(ratio, math.hypot(sd, ratio * float(np.sqrt(np.mean(np.square(off))))))
 
 
 # -- together ----------------------------------------------------------------------------------------------------------
@@ -132,11 +140,13 @@ def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list
         [numbers.index(t.number) for t, _ in models],
         [known[number] for number in numbers],
     )
+    folds = len(study.setting.split.folds)
+    wider = math.sqrt(1 + folds / (folds - 1)) if folds > 1 else 1.0
     found = []
     for (trial, measured), one in zip(models, lucky, strict=True):
         rows = float(measured.rows or trial.rows)
         grown = change(trial.plan, study.trials, study.losses.validation, float(trial.rows), rows)
-        found.append(honest(measured, losses[trial.number], study.setting.metric, one, grown))
+        found.append(honest(measured, losses[trial.number], study.setting.metric, one, grown, wider))
     return found
 
 
@@ -146,18 +156,24 @@ def scoring(study: Study) -> dict[int, NDArray[np.float32]]:
 
 
 def honest(
-    measured: Measurement, influence: NDArray[np.float32], metric: Metric, lucky: float, grown: Change
+    measured: Measurement,
+    influence: NDArray[np.float32],
+    metric: Metric,
+    lucky: float,
+    grown: Change,
+    wider: float = 1.0,
 ) -> Measurement:
     """The measurement with its error, standard error, score and 90 % interval as estimated for the artifact on new rows.
 
     The interval is that of a mean of skewed values to the second order (Johnson 1978; Hall 1992): of losses that are rarely
-    large the upper side is the longer one.
+    large the upper side is the longer one. `wider` multiplies the standard error of the mean: in cross-validation the
+    models of the folds depend on each other's rows (1.5 for five folds: Nadeau and Bengio 2003).
     """
     values = influence.astype(np.float64)
     n, error = len(values), float(values.mean())
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     skew = float(((values - error) ** 3).mean() / spread**3) if spread > 0 else 0.0
-    own = spread / math.sqrt(n)
+    own = wider * spread / math.sqrt(n)
     mended = (error + lucky) * (grown.ratio if error > 0 else 1.0)
     sd = math.hypot(own, lucky / 2, error * grown.sd)
     lean = min(0.5, max(-0.5, skew * (2 * Z90**2 + 1) / (6 * math.sqrt(n)))) * own

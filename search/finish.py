@@ -53,6 +53,8 @@ BLEND_SECONDS = 0.5
 """What an ensemble takes beside its members' fits: its graph, written and proven in a process of its own."""
 BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
+ONE_THREAD_CELLS = 100_000
+"""Under so many cells a fit has one thread: each round is shorter than the wait for a thread that a busy machine holds up."""
 EXPORT_SECONDS = 0.05
 """What an artifact costs beside the fit: its graph, written and proven."""
 RACE_EACH = 0.12
@@ -308,10 +310,11 @@ class Finish:
     # -- the fits -----------------------------------------------------------------------------------------------------
 
     def _final_plan(self, trial: Trial) -> Plan:
-        """The plan with early stopping resolved, on all the threads that the run may use."""
+        """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do."""
         setting = self.study.setting
         parallel = setting.families[trial.plan.family].parallel
-        threads = setting.threads if setting.slots > 1 or trial.plan.hardware.threads > 1 else 1
+        alone = setting.slots == 1 and trial.plan.hardware.threads == 1
+        threads = 1 if alone or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS else setting.threads
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_added_rows_change_the_error_as_its_law_says() -> None:
     unknown = change(Plan("forest"), trials, losses, 1000, 1333)
     assert steep.ratio < unknown.ratio < 1
     assert unknown.sd > 0
+    erratic = {**losses, 1: losses[1] + 0.5}
+    wild = [replace(t, measurement=Measurement(error=float(erratic[t.number].mean()), error_sd=0.01)) for t in trials]
+    assert change(plan, wild, erratic, 1000, 1333).sd > 0.1
     blend = change(Plan(ENSEMBLE, members=((plan, 3), (Plan("forest"), 1))), trials, losses, 1000, 1333)
     assert blend.ratio == pytest.approx((3 * steep.ratio + unknown.ratio) / 4)
 
@@ -95,6 +99,9 @@ def test_the_estimate_tells_what_was_measured_and_widens_by_what_is_unknown() ->
     assert mended.error == pytest.approx((plain.error + 0.1) * 0.9)
     assert mended.measured_error == plain.measured_error
     assert mended.score_high - mended.score_low > plain.score_high - plain.score_low
+    folds = honest(Measurement(), influence, MAE, 0.0, Change(), wider=1.5)
+    assert folds.error == plain.error
+    assert folds.error_sd == pytest.approx(1.5 * plain.error_sd)
 
 
 def test_a_skewed_loss_has_the_longer_side_where_it_may_be_worse() -> None:
