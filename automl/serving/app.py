@@ -30,6 +30,7 @@ INLINE_SECONDS = 0.002
 """What is expected to take longer than this is predicted in a thread."""
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """They say no more than whether the server is there, and need no token."""
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -54,6 +55,9 @@ class Reply(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+Post: TypeAlias = Callable[[bytes], Reply | Awaitable[Reply] | None]
+
+
 class RefusedError(Exception):
     """A request that is answered with a 4xx or 503: `details` say which rows and fields."""
 
@@ -71,6 +75,9 @@ class RefusedError(Exception):
 class App:
     """An ASGI application that serves `served`, which may be replaced at any time."""
 
+    AT_ONCE_BYTES = 65_536
+    """A larger body is never answered without a task of its own."""
+
     def __init__(
         self,
         served: Served,
@@ -85,7 +92,7 @@ class App:
         self._authorization = None if token is None else b"Bearer " + token.encode()
         self._pool = ThreadPoolExecutor(threads, "predict")
         self._flight = 0
-        self._posts: Mapping[str, Callable[[bytes], Reply | Awaitable[Reply]]] = {"/predict": self._predict}
+        self._posts: Mapping[str, Post] = {"/predict": self._predict}
         self._gets: Mapping[str, Callable[[], Reply]] = {
             "/": self._docs,
             "/docs": self._docs,
@@ -140,38 +147,62 @@ class App:
             if body is None:
                 return None
             reply = post(body)
-            return reply if isinstance(reply, Reply) else await reply
+            return reply if reply is None or isinstance(reply, Reply) else await reply
         except RefusedError as refused:
             return refused.reply()
         except Exception:
-            number = secrets.token_hex(6)
-            log.exception("a request to %s failed (%s)", scope["method"], number)
-            return Reply(500, orjson.dumps({"error": f"internal error; the server's log has it as {number}"}))
+            return _failed(path)
+
+    def at_once(self, headers: Headers, body: bytes) -> Reply | None:
+        """The reply to POST /predict, counted, where it takes less than INLINE_SECONDS; None where it has to wait.
+
+        What `__call__` does for that path, for a server that can call it without a task.
+        """
+        if self._flight >= self.limits.concurrency or self.served.row_seconds > INLINE_SECONDS:
+            return None
+        began = perf_counter()
+        try:
+            if self._authorization is not None:
+                self._authorize(headers)
+            self._check(headers)
+            found = self._predict(body, wait=False)
+        except RefusedError as refused:
+            found = refused.reply()
+        except Exception:
+            found = _failed("/predict")
+        if isinstance(found, Reply):
+            self.metrics.observe(PREDICT, found.status, perf_counter() - began)
+            return found
+        return None
 
     # what comes in
 
-    def _authorize(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _authorize(self, headers: Headers) -> None:
         given = next((value for name, value in headers if name == b"authorization"), b"")
         if not hmac.compare_digest(given, self._authorization or b""):
             challenge = ((b"www-authenticate", b"Bearer"),)
             raise RefusedError(401, "this server needs its token: Authorization: Bearer TOKEN", None, challenge)
 
-    async def _body(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes | None:
-        """The request's body, None if the client has gone. Raises RefusedError for its type or its size."""
-        limit = self.limits.body_bytes
+    def _check(self, headers: Headers) -> None:
+        """Raises RefusedError for a body that is too large or not JSON, by what its headers say."""
         for name, value in headers:
             if name == b"content-type":
                 if value != b"application/json" and not _is_json(value):
                     raise RefusedError(415, f"the body is application/json, not {value[:60].decode('latin-1')}")
             elif name == b"content-length":
-                if not value.isdigit() or int(value) > limit:
-                    raise _too_large(limit)
+                if not value.isdigit() or int(value) > self.limits.body_bytes:
+                    raise _too_large(self.limits.body_bytes)
             elif name == b"content-encoding" and value != b"identity":
                 raise RefusedError(
-                    415, f"the content encoding {value[:20].decode('latin-1')} is not taken: send plain JSON"
+                    415, f"content encoding {value[:20].decode('latin-1')} is not taken: send plain JSON"
                 )
             elif name == b"inference-header-content-length":
                 raise RefusedError(400, "binary tensors are not supported: send JSON")
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The request's body, None if the client has gone. Raises RefusedError for its type or its size."""
+        self._check(headers)
+        limit = self.limits.body_bytes
         message = await receive()
         if message["type"] != "http.request":
             return None
@@ -193,15 +224,16 @@ class App:
 
     # POST
 
-    def _predict(self, body: bytes) -> Reply | Awaitable[Reply]:
-        """POST /predict: an object gives an object, a list of objects a list."""
+    def _predict(self, body: bytes, wait: bool = True) -> Reply | Awaitable[Reply] | None:
+        """POST /predict: an object gives an object, a list of objects a list. None where it would wait and may not."""
         served = self.served
-        row = _parse(body)
-        if row.__class__ is not dict:
-            return self._predict_rows(served, row)
-        if served.row_seconds > INLINE_SECONDS:
-            return self._in_thread(self._one, served, row)
-        return self._one(served, row)
+        rows = _parse(body)
+        several = rows.__class__ is not dict
+        if several:
+            self._check_rows(rows)
+        if (len(rows) if several else 1) * served.row_seconds <= INLINE_SECONDS:
+            return self._many(served, rows) if several else self._one(served, rows)
+        return self._in_thread(self._many if several else self._one, served, rows) if wait else None
 
     def _one(self, served: Served, row: dict[str, Any]) -> Reply:
         for value in row.values():
@@ -215,16 +247,13 @@ class App:
         self.metrics.rows(1)
         return Reply(200, answer)
 
-    def _predict_rows(self, served: Served, rows: Any) -> Reply | Awaitable[Reply]:
+    def _check_rows(self, rows: Any) -> None:
         if not isinstance(rows, list):
             raise RefusedError(422, "the body is one row (an object of columns and values) or a list of rows")
         if len(rows) > self.limits.rows:
             raise RefusedError(
                 413, f"{len(rows)} rows, at most {self.limits.rows} are taken in one request: send parts"
             )
-        if len(rows) * served.row_seconds > INLINE_SECONDS:
-            return self._in_thread(self._many, served, rows)
-        return self._many(served, rows)
 
     def _many(self, served: Served, rows: list[Any]) -> Reply:
         for row in rows:
@@ -252,7 +281,7 @@ class App:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise RefusedError(422, f"{where}{field}{seen}{first['problem']}{more}", found)
 
-    def _infer_of(self, path: str) -> Callable[[bytes], Reply | Awaitable[Reply]] | None:
+    def _infer_of(self, path: str) -> Post | None:
         """What answers POST to a path v2/models/NAME[/versions/VERSION]/infer, if it is one."""
         if not path.startswith("/v2/models/") or not path.endswith("/infer"):
             return None
@@ -327,6 +356,13 @@ class App:
 
 
 _RETRY = ((b"retry-after", b"1"),)
+
+
+def _failed(path: str) -> Reply:
+    """Called where an exception is handled: its traceback goes to the log alone."""
+    number = secrets.token_hex(6)
+    log.exception("a request to %s failed (%s)", path, number)
+    return Reply(500, orjson.dumps({"error": f"internal error; the server's log has it as {number}"}))
 
 
 def _parse(body: bytes) -> Any:

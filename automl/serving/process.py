@@ -27,6 +27,7 @@ from .app import App, Limits
 from .beside import ArtifactError, UsageError, runtime
 from .metrics import Metrics
 from .model import Served, name_of
+from .wire import Connection
 
 log = logging.getLogger("automl.serving")
 
@@ -135,7 +136,7 @@ class _Worker:
         )
         config = uvicorn.Config(
             self.app,
-            http="httptools",
+            http=Connection,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
             ws="none",
             lifespan="off",
@@ -215,21 +216,13 @@ class _Worker:
 
     async def _sweep(self) -> None:
         """Closes connections whose clients have been at sending a request for too long (uvicorn has no limit of its own)."""
-        waiting: dict[Any, tuple[Any, float]] = {}
+        began: dict[Any, tuple[int, float]] = {}
         while True:
             await asyncio.sleep(CLIENT_SECONDS / 4)
-            now, before, waiting = time.monotonic(), waiting, {}
-            for connection in cast(Any, list(self.server.server_state.connections)):
-                cycle = getattr(connection, "cycle", None)
-                if cycle is not None and not getattr(cycle, "more_body", False) and not cycle.response_complete:
-                    continue  # it waits for us
-                if cycle is not None and cycle.response_complete and connection.timeout_keep_alive_task is not None:
-                    continue  # idle: uvicorn counts
-                known, since = before.get(connection, (None, now))
-                if known is not cycle:
-                    since = now
-                waiting[connection] = (cycle, since)
-                if now - since >= CLIENT_SECONDS:
+            now, connections = time.monotonic(), self.server.server_state.connections
+            began = {connection: since for connection, since in began.items() if connection in connections}
+            for connection in cast(list[Connection], list(connections)):
+                if connection.overdue(now, KEEP_ALIVE_SECONDS, began, CLIENT_SECONDS):
                     connection.transport.close()
 
 
