@@ -18,9 +18,10 @@ from .about import families, machine
 from .fit import fit, resume
 from .front import choose, front
 from .options import VERSION
+from .predict import predict
 from .scale import scale
 from .serve import serve
-from .use import export, predict
+from .use import export
 
 HELP = """Tabular AutoML that returns the whole Pareto front: deployable models, each measured as it is deployed.
 

@@ -20,6 +20,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.parser: Any  # None only once the connection is lost
         self.short = self.app if isinstance(self.app, App) and not self.access_log else None
         self.parts: list[bytes] | None = None
         self.size = self.requests = 0
