@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from automl.estimators.errors import DataError
+from automl.estimators.errors import DataError, DataTypeError
+from automl.estimators.runtime import CellError, shown
 
 from .dataset import RaggedError, check_header, csv_options, open_parquet, parse, parsing, refuse_wrong
 from .dialect import looks_even, sniff
@@ -20,6 +21,8 @@ from .source import Source, open_source
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from automl.estimators import runtime
 
 CELLS = 1_000_000
 MOST_ROWS, LEAST_ROWS = 50_000, 64
@@ -56,6 +59,28 @@ def open_chunks(
     """
     with open_source(path, encoding) as source:
         yield _Parquet(source, used, rows) if source.kind == "parquet" else _Csv(source, sep, rows)
+
+
+def check_cells(model: runtime.Model, chunks: Chunks) -> None:
+    """Raises DataError for a column that is missing or a cell that does not read, before anything is written."""
+    import pandas as pd
+
+    try:
+        model.predict(pd.DataFrame(columns=chunks.columns))
+    except (DataError, DataTypeError) as error:
+        raise type(error)(f"{chunks.name}: {error}") from None
+    entries = [e for e in model.encoder.entries if e.parsed in ("number", "date") and e.name in chunks.text]
+    row = chunks.first
+    for frame in chunks if entries else ():
+        for entry in entries:
+            try:
+                entry.parse(frame[entry.name])
+            except CellError as error:
+                where = f"{chunks.name}, row {row + error.row}" + (
+                    " (the header is row 1)" if chunks.first == 2 else ""
+                )
+                raise DataError(f"{where}, column {shown(entry.name)}: {error}") from None
+        row += len(frame)
 
 
 def _chunk_rows(columns: int, rows: int | None) -> int:

@@ -22,6 +22,7 @@ from .predict import predict
 from .scale import scale
 from .serve import serve
 from .use import export
+from .verify import verify
 
 HELP = """Tabular AutoML that returns the whole Pareto front: deployable models, each measured as it is deployed.
 
@@ -33,6 +34,7 @@ Examples:
   automl scale train-run --rows 10M                     what they become on more rows
   automl predict train-run new.csv -o predictions.csv
   automl export train-run --model m03 --format onnx -o model.onnx
+  automl verify train-run --max-latency-p99 5ms         measured again on this machine, against limits
   automl serve train-run --model m03                    over HTTP, with checks, metrics and hot swap
 
 \b
@@ -67,7 +69,7 @@ def cli() -> None:
     return None
 
 
-for _command in (fit, front, choose, scale, predict, serve, export, resume, families, machine):
+for _command in (fit, front, choose, scale, predict, serve, verify, export, resume, families, machine):
     cli.add_command(_command)
 
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from automl.estimators.errors import DataError, DataTypeError
-
 from . import show
 from .options import DataFile, Existing, common
 from .use import artifact_of
@@ -90,7 +88,7 @@ def predict(
         raise click.UsageError("--background is for --explain; leave it out, or add that.")
     from automl.estimators.runtime import load
 
-    from ..stream import open_chunks
+    from ..stream import check_cells, open_chunks
 
     place = artifact_of(run, name)
     model = load(place)
@@ -104,30 +102,6 @@ def predict(
         parts = (columns_of(model, frame, proba, explainer) for frame in chunks)
         with target(out) as file:
             _write_json(parts, file) if as_json else _write_csv(parts, file)
-
-
-def check_cells(model: runtime.Model, chunks: Chunks) -> None:
-    """Raises DataError for a column that is missing or a cell that does not read, before anything is written."""
-    import pandas as pd
-
-    from automl.estimators.runtime import CellError, shown
-
-    try:
-        model.predict(pd.DataFrame(columns=chunks.columns))
-    except (DataError, DataTypeError) as error:
-        raise type(error)(f"{chunks.name}: {error}") from None
-    entries = [e for e in model.encoder.entries if e.parsed in ("number", "date") and e.name in chunks.text]
-    row = chunks.first
-    for frame in chunks if entries else ():
-        for entry in entries:
-            try:
-                entry.parse(frame[entry.name])
-            except CellError as error:
-                where = f"{chunks.name}, row {row + error.row}" + (
-                    " (the header is row 1)" if chunks.first == 2 else ""
-                )
-                raise DataError(f"{where}, column {shown(entry.name)}: {error}") from None
-        row += len(frame)
 
 
 def columns_of(
@@ -153,7 +127,7 @@ def _explainer(place: Path, model: runtime.Model) -> Explainer:
 
 
 def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks, background: Path | None) -> None:
-    from ..stream import open_chunks
+    from ..stream import check_cells, open_chunks
 
     if background is None:
         for frame in chunks:
