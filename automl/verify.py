@@ -119,9 +119,10 @@ def verify(place: Path, limits: Mapping[str, float], seconds: float, data: Path 
     if "min_score" in limits and "greater_is_better" not in record:
         raise UsageError("the artifact's record does not say which way its score is better: leave --min-score out")
     for _ in range(2):
-        served = race([place], rows, seconds)[0]
-        if isinstance(served, str):
-            raise ResourceError(f"{place} could not be measured: {served}; give it more time (--budget)")
+        raced = race([place], rows, seconds)[0]
+        if isinstance(raced, str):
+            raise ResourceError(f"{place} could not be measured: {raced}; give it more time (--budget)")
+        served = raced
         measured = {**served.as_dict(), "size_bytes": float(size)}
         quantities = _compare(record, measured, limits)
         if not (served.disturbed and any(q.broken for q in quantities)):
@@ -172,7 +173,7 @@ def _rows(model: Any, data: Path | None) -> tuple[list[dict[str, Any]], str]:
         check_cells(model, chunks)
         frame = next(iter(chunks)).head(ROWS)[list(model.used)]
     rows = [
-        {name: None if cell != cell else cell for name, cell in row.items()}
+        {str(name): None if cell != cell else cell for name, cell in row.items()}
         for row in frame.astype(object).to_dict("records")
     ]
     return rows, f"the first {len(rows):,} rows of {data}"

@@ -165,6 +165,8 @@ class App:
             if self._authorization is not None:
                 self._authorize(headers)
             self._check(headers)
+            if len(body) > self.limits.body_bytes:
+                raise _too_large(self.limits.body_bytes)
             found = self._predict(body, wait=False)
         except RefusedError as refused:
             found = refused.reply()

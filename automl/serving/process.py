@@ -99,15 +99,18 @@ def serve(setting: Setting, ready: Callable[[str, Served], None] | None = None) 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises UsageError where the address cannot be had."""
+    listening = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(BACKLOG)
+        return listening
     except (OSError, OverflowError) as error:
+        if listening is not None:
+            listening.close()
         raise UsageError(f"cannot listen on {host}, port {port}: {error}; give another --port or --host") from None
-    return listening
 
 
 class _Server(uvicorn.Server):
