@@ -2,7 +2,9 @@
 
 One row takes some tens of microseconds, less than any web framework around it, so this is plain ASGI: a path is looked up in
 a dict, the body goes through orjson to the runtime, and the answer's bytes come from a template. Rows that take longer than
-`INLINE_SECONDS` go to a thread, so that the event loop stays free for the health checks.
+`INLINE_SECONDS` go to a thread, so that the event loop stays free for the health checks. Requests are not gathered into
+batches: measured, 16 rows at a time save 2 us a row of 100 trees and 7 us of 500, a tenth of a request or less, and
+gathering them costs as much in tasks and waiting.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .model import Served
+from .protocol import OUTPUTS, REAL, WHOLE
 from .schema import sample_rows
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def _schemas(served: Served, limits: Limits) -> dict[str, Any]:
         "required": ["name", "shape", "datatype", "data"],
         "properties": {
             "name": {"type": "string"},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "datatype": {"type": "string"},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
+            "datatype": {"enum": sorted(WHOLE | REAL | {"BOOL", "BYTES"})},
             "data": {"type": "array"},
         },
     }
@@ -98,7 +99,11 @@ def _schemas(served: Served, limits: Limits) -> dict[str, Any]:
     }
     return {
         "Row": row,
-        "Rows": {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "maxItems": limits.rows},
+        "Rows": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/Row"},
+            "description": f"at most {limits.rows} rows; more are answered 413",
+        },
         "Prediction": prediction,
         "Predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
         "InferenceRequest": {
@@ -106,8 +111,15 @@ def _schemas(served: Served, limits: Limits) -> dict[str, Any]:
             "required": ["inputs"],
             "properties": {
                 "id": {"type": "string"},
-                "inputs": {"type": "array", "items": tensor},
-                "outputs": {"type": "array", "items": {"type": "object"}},
+                "inputs": {"type": "array", "items": tensor, "minItems": 1},
+                "outputs": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name"],
+                        "properties": {"name": {"enum": list(OUTPUTS[: 2 if served.labels else 1])}},
+                    },
+                },
             },
         },
         "InferenceResponse": {

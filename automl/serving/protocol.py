@@ -54,6 +54,8 @@ def columns_of(served: Served, request: Any, most_rows: int) -> tuple[dict[str, 
     """(columns of cells, their count) of a request. Raises ProtocolError."""
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list) or not request["inputs"]:
         raise ProtocolError('a request is an object with "inputs": a list of tensors, one a column')
+    if not isinstance(request.get("id", ""), str):
+        raise ProtocolError(f'"id" is a string, found {runtime.shown(request["id"])}')
     columns: dict[str, list[Any]] = {}
     for place, tensor in enumerate(request["inputs"]):
         name = tensor.get("name") if isinstance(tensor, dict) else None
@@ -116,11 +118,8 @@ def _check_type(where: str, name: str, datatype: Any, cells: list[Any]) -> None:
 
 def answer(served: Served, request: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     """The answer to a request whose columns have been read. Raises what the runtime raises, and ProtocolError."""
-    wanted = [output.get("name") for output in request.get("outputs") or () if isinstance(output, dict)]
     names = OUTPUTS[: 2 if served.labels else 1]
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise ProtocolError(f"output {runtime.shown(unknown[0])} is not known: it has {', '.join(names)}")
+    wanted = _wanted(request.get("outputs"), names)
     predictions, probabilities = served.columns(columns)
     count = len(predictions)
     datatype = datatype_of(served.labels)
@@ -133,7 +132,19 @@ def answer(served: Served, request: Mapping[str, Any], columns: Mapping[str, lis
         flat = [value for row in probabilities for value in row]
         shape = [count, len(served.labels)]
         outputs.append({"name": "probabilities", "datatype": "FP32", "shape": shape, "data": flat})
-    found = {"model_name": served.name, "model_version": served.version}
-    if isinstance(request.get("id"), str):
+    found: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
+    if "id" in request:
         found["id"] = request["id"]
     return {**found, "outputs": [o for o in outputs if not wanted or o["name"] in wanted]}
+
+
+def _wanted(outputs: Any, names: Sequence[str]) -> list[str]:
+    """The names of the outputs that are asked for; [] for all."""
+    if outputs is None:
+        return []
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise ProtocolError('"outputs" is a list of objects with a "name"')
+    for output in outputs:
+        if output.get("name") not in names:
+            raise ProtocolError(f"output {runtime.shown(output.get('name'))} is not known: it has {', '.join(names)}")
+    return [output["name"] for output in outputs]
