@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +143,9 @@ def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks, backgroun
 
 
 def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
+    import csv
+    import io
+
     writer: Any = None
     for columns in parts:
         text = io.StringIO()
@@ -171,6 +171,8 @@ def target(out: Path | None) -> Iterator[Any]:
     if out is None:
         yield sys.stdout
         return
+    import tempfile
+
     handle, scratch = tempfile.mkstemp(dir=out.parent, prefix=".predict-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

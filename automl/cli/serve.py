@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,8 @@ def serve(
         from ..serving.app import Limits
     except ImportError as error:
         raise ResourceError(f'serving needs {error.name}; to get it: pip install "automl-frontier[serve]"') from None
+    import logging
+
     from .use import artifact_of
 
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
