@@ -12,6 +12,7 @@ queueing model of `automl size` with what is measured. Prints Markdown: medians 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -212,6 +213,85 @@ def compared(place: Path, script: Path, arguments: Any) -> list[str]:
     return lines
 
 
+# -- the queueing model ------------------------------------------------------------------------------------------------
+
+
+async def _open_loop(port: int, bodies: list[bytes], rate: float, seconds: float, rng: Any) -> list[float]:
+    """Latencies, from when each request was due: arrivals at random at `rate` a second, however slow the answers are."""
+    free: list[Any] = []
+    latencies: list[float] = []
+
+    async def one(due: float, body: bytes) -> None:
+        reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n", 1)[0])
+        await reader.readexactly(length)
+        latencies.append(time.perf_counter() - due)
+        free.append((reader, writer))
+
+    due, tasks = time.perf_counter(), set()
+    end = due + seconds
+    while due < end:
+        due += rng.exponential(1.0 / rate)
+        wait = due - time.perf_counter()
+        await asyncio.sleep(max(0.0, wait))
+        task = asyncio.ensure_future(one(due, bodies[len(latencies) % len(bodies)]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    for _, writer in free:
+        writer.close()
+    return latencies
+
+
+def queued(place: Path, rows: list[dict[str, Any]], arguments: Any) -> list[str]:
+    """Measured waiting, above that of a server that idles, beside what M/G/1 says of one worker.
+
+    A request holds TOGETHER rows here, about a millisecond of work, so that the client's own 0.1 ms a request hardly counts.
+    """
+    import uvloop
+
+    from automl.queueing import Service, mean_wait, response
+
+    port, rng = free_port(), np.random.default_rng(0)
+    bodies = [json.dumps([rows[(k + i) % len(rows)] for i in range(TOGETHER)]).encode() for k in range(0, 400, 10)]
+    command = [sys.executable, "-m", "automl", "serve", str(place), "--port", str(port), "--quiet"]
+    lines = ["| requests/s | busy | mean wait ms | M/G/1 | p99 above idle ms | M/G/1 |", "|---|---|---|---|---|---|"]
+    with process(command, f"http://127.0.0.1:{port}/readyz", PYTHONPATH=str(ROOT)) as server:
+
+        def at(rate: float) -> tuple[Any, float]:
+            before = cpu_seconds(server.pid)
+            times = uvloop.run(_open_loop(port, bodies, rate, arguments.seconds, rng))
+            return np.asarray(times), (cpu_seconds(server.pid) - before) / len(times)
+
+        at(50.0)
+        idle, each = at(50.0)
+        p50, p99 = np.percentile(idle, (50, 99))
+        service = Service(each, each * p99 / p50)
+        for busy in (0.3, 0.5, 0.7):
+            rate = busy / service.mean
+            times, _ = at(rate)
+            expected = response(1, rate, service) - response(1, 1e-9, service)
+            cells = [times.mean() - idle.mean(), mean_wait(1, rate, service), np.percentile(times, 99) - p99, expected]
+            shown = " | ".join(f"{1e3 * value:.2f}" for value in cells)
+            lines.append(f"| {rate:,.0f} | {busy:.0%} | {shown} |")
+    lines.append(
+        f"\nRequests of {TOGETHER} rows: {1e3 * each:.2f} ms of the server's CPU, p99 / p50 of an idle server {p99 / p50:.2f}."
+    )
+    return lines
+
+
+TOGETHER = 60
+
+
+def cpu_seconds(pid: int) -> float:
+    import psutil
+
+    used = psutil.Process(pid).cpu_times()
+    return float(used.user + used.system)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path)
@@ -237,7 +317,8 @@ def main() -> None:
         print("| endpoint | requests/s | mean ms | p99 ms | p99 / mean | requests | errors |")
         print("|---|---|---|---|---|---|---|")
         print("\n".join(table), flush=True)
-        print("\n" + swapped(place, script, arguments))
+        print("\n" + swapped(place, script, arguments) + "\n")
+        print("\n".join(queued(place, rows, arguments)))
 
 
 if __name__ == "__main__":

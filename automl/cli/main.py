@@ -21,6 +21,7 @@ from .options import VERSION
 from .predict import predict
 from .scale import scale
 from .serve import serve
+from .size import size
 from .use import export
 from .verify import verify
 
@@ -69,7 +70,7 @@ def cli() -> None:
     return None
 
 
-for _command in (fit, front, choose, scale, predict, serve, verify, export, resume, families, machine):
+for _command in (fit, front, choose, scale, predict, serve, verify, size, export, resume, families, machine):
     cli.add_command(_command)
 
 

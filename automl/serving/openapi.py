@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .model import Served
 from .protocol import OUTPUTS, REAL, WHOLE
@@ -25,7 +26,7 @@ _PROBLEMS = {
 def document(served: Served, limits: Limits) -> dict[str, Any]:
     """OpenAPI 3.1 of all paths."""
     example = sample_rows(served.fields, 1)[0]
-    name = served.name.replace("~", "~0")
+    name = quote(served.name, safe="")
     infer = {
         "inputs": [
             {"name": key, "shape": [1], "datatype": _datatype(value), "data": [value]} for key, value in example.items()
