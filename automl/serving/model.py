@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -28,11 +27,10 @@ class Served:
         self.model = runtime.load(path)
         self.name = name
         self.version = str(self.model.manifest["files"][runtime.GRAPH]["sha256"])[:12]
-        self.engine = str(self.model.manifest.get("engine", "onnx"))
+        self.engine = str(getattr(self.model, "engine", self.model.manifest.get("engine", "onnx")))
         self.task = self.model.task
         self.labels: list[Any] = [] if self.model.classes_ is None else self.model.classes_.tolist()
         self.fields: list[Field] = fields_of(self.model)
-        self.interface = hashlib.sha256(repr([f.name for f in self.fields]).encode()).hexdigest()
         self.loaded = time.time()
         self.one: Callable[[Any], bytes] = _answer_one(self)
         self.row_seconds = self._warm()

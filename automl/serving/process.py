@@ -266,7 +266,7 @@ class _Parent:
                 continue
             log.error("worker %d ended (%d): it is started again", number, code)
             time.sleep(RESTART_SECONDS)
-            self._fork(number)
+            self._fork(number, again=True)
         return failed
 
     def _pass_on(self, number: int, frame: Any) -> None:
@@ -275,7 +275,7 @@ class _Parent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
 
-    def _fork(self, number: int) -> None:
+    def _fork(self, number: int, again: bool = False) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -288,7 +288,7 @@ class _Parent:
                 signal.signal(getattr(signal, name), signal.SIG_DFL)
             _die_with_parent()
             self.metrics.become(number)
-            tell = self.tell if number == 0 else lambda served: None
+            tell = self.tell if number == 0 and not again else lambda served: None
             _Worker(self.setting, self.listening, self.metrics, tell).run()
             code = 0
         except ValueError as error:  # the project's own errors
