@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .model import Served
-from .protocol import OUTPUTS, REAL, WHOLE
+from .protocol import KINDS, OUTPUTS
 from .schema import sample_rows
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _schemas(served: Served, limits: Limits) -> dict[str, Any]:
         "properties": {
             "name": {"type": "string"},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
-            "datatype": {"enum": sorted(WHOLE | REAL | {"BOOL", "BYTES"})},
+            "datatype": {"enum": list(KINDS)},
             "data": {"type": "array"},
         },
     }
@@ -111,10 +111,10 @@ def _schemas(served: Served, limits: Limits) -> dict[str, Any]:
             "type": "object",
             "required": ["inputs"],
             "properties": {
-                "id": {"type": "string"},
+                "id": {"type": ["string", "null"]},
                 "inputs": {"type": "array", "items": tensor, "minItems": 1},
                 "outputs": {
-                    "type": "array",
+                    "type": ["array", "null"],
                     "items": {
                         "type": "object",
                         "required": ["name"],

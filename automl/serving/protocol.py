@@ -12,8 +12,14 @@ from typing import Any
 from .beside import runtime
 from .model import Served
 
-WHOLE = frozenset({"UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"})
-REAL = frozenset({"FP16", "FP32", "FP64"})
+WHOLE = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+KINDS: dict[str, tuple[type, ...]] = {
+    "BOOL": (bool, int),
+    **dict.fromkeys(WHOLE, (int,)),
+    **dict.fromkeys(("FP16", "FP32", "FP64"), (int, float)),
+    "BYTES": (str, int, float, bool),
+}
+"""The JSON values that a cell of each datatype may be."""
 DATATYPES = {"number": "FP64", "date": "BYTES", "category": "BYTES", "text": "BYTES"}
 """What the metadata name for a kind of field; any of the protocol's is taken where its values fit."""
 OUTPUTS = ("prediction", "probabilities")
@@ -54,7 +60,7 @@ def columns_of(served: Served, request: Any, most_rows: int) -> tuple[dict[str, 
     """(columns of cells, their count) of a request. Raises ProtocolError."""
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list) or not request["inputs"]:
         raise ProtocolError('a request is an object with "inputs": a list of tensors, one a column')
-    if not isinstance(request.get("id", ""), str):
+    if not isinstance(request.get("id"), str | None):
         raise ProtocolError(f'"id" is a string, found {runtime.shown(request["id"])}')
     columns: dict[str, list[Any]] = {}
     for place, tensor in enumerate(request["inputs"]):
@@ -63,7 +69,7 @@ def columns_of(served: Served, request: Any, most_rows: int) -> tuple[dict[str, 
             raise ProtocolError(f'inputs[{place}] has no "name"')
         if name in columns:
             raise ProtocolError(f"input {runtime.shown(name)} is given twice", field=name)
-        columns[name] = _cells(tensor, name, most_rows)
+        columns[name] = _cells(tensor, name)
     counts = {name: len(cells) for name, cells in columns.items()}
     (first, rows), *others = counts.items()
     for name, count in others:
@@ -72,6 +78,8 @@ def columns_of(served: Served, request: Any, most_rows: int) -> tuple[dict[str, 
                 f"inputs differ in rows: {runtime.shown(first)} has {rows}, {runtime.shown(name)} has {count}",
                 field=name,
             )
+    if rows > most_rows:
+        raise ProtocolError(f"{rows} rows, at most {most_rows} are taken in one request: send parts", 413)
     for field in served.fields:
         if field.name in columns:
             continue
@@ -81,17 +89,17 @@ def columns_of(served: Served, request: Any, most_rows: int) -> tuple[dict[str, 
     return {field.name: columns[field.name] for field in served.fields}, rows
 
 
-def _cells(tensor: Mapping[str, Any], name: str, most_rows: int) -> list[Any]:
+def _cells(tensor: Mapping[str, Any], name: str) -> list[Any]:
     shape, datatype, data = tensor.get("shape"), tensor.get("datatype"), tensor.get("data")
     where = f"input {runtime.shown(name)}"
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise ProtocolError(f"{where}: shape is a list of whole numbers, found {runtime.shown(shape)}", field=name)
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise ProtocolError(f"{where}: its shape is [rows] or [rows, 1], found {shape}", field=name)
-    if shape[0] > most_rows:
-        raise ProtocolError(f"{where}: {shape[0]} rows, at most {most_rows} are taken in one request", 413, field=name)
     if not isinstance(data, list):
         raise ProtocolError(f'{where}: "data" is a list (binary tensors are not supported)', field=name)
+    if not isinstance(datatype, str) or datatype not in KINDS:
+        raise ProtocolError(f"{where}: datatype {runtime.shown(datatype)} is none of {', '.join(KINDS)}", field=name)
     cells = [cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in data]
     if len(cells) != shape[0]:
         raise ProtocolError(f"{where}: the shape says {shape[0]} rows, data holds {len(cells)}", field=name)
@@ -99,20 +107,9 @@ def _cells(tensor: Mapping[str, Any], name: str, most_rows: int) -> list[Any]:
     return cells
 
 
-def _check_type(where: str, name: str, datatype: Any, cells: list[Any]) -> None:
-    if datatype == "BOOL":
-        kinds: tuple[type, ...] = (bool, int)
-    elif datatype in WHOLE:
-        kinds = (int,)
-    elif datatype in REAL:
-        kinds = (int, float)
-    elif datatype == "BYTES":
-        kinds = (str, int, float, bool)
-    else:
-        known = ", ".join(["BOOL", *sorted(WHOLE | REAL), "BYTES"])
-        raise ProtocolError(f"{where}: datatype {runtime.shown(datatype)} is none of {known}", field=name)
+def _check_type(where: str, name: str, datatype: str, cells: list[Any]) -> None:
     for row, cell in enumerate(cells):
-        if cell is not None and type(cell) not in kinds:
+        if cell is not None and type(cell) not in KINDS[datatype]:
             raise ProtocolError(f"{where}, row {row}: {runtime.shown(cell)} is no {datatype}", 422, field=name, row=row)
 
 
@@ -133,7 +130,7 @@ def answer(served: Served, request: Mapping[str, Any], columns: Mapping[str, lis
         shape = [count, len(served.labels)]
         outputs.append({"name": "probabilities", "datatype": "FP32", "shape": shape, "data": flat})
     found: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
-    if "id" in request:
+    if request.get("id") is not None:
         found["id"] = request["id"]
     return {**found, "outputs": [o for o in outputs if not wanted or o["name"] in wanted]}
 

@@ -226,7 +226,12 @@ TENSORS: dict[str, tuple[Any, int]] = {
         422,
     ),
     "a missing input": ({"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [1]}]}, 422),
-    "too many rows": ({"inputs": [{"name": "age", "shape": [10**9], "datatype": "FP64", "data": []}]}, 413),
+    "a shape that lies": ({"inputs": [{"name": "age", "shape": [10**9], "datatype": "FP64", "data": []}]}, 400),
+    "too many rows": (
+        {"inputs": [{"name": "age", "shape": [10**4 + 1], "datatype": "FP64", "data": [1] * (10**4 + 1)}]},
+        413,
+    ),
+    "an id that is none": ({"id": 0, "inputs": [{"name": "age", "shape": [0], "datatype": "FP64", "data": []}]}, 400),
 }
 
 
@@ -332,6 +337,32 @@ def test_an_artifact_that_needs_more_or_does_another_task_cannot_take_over(
     assert served.refuses(Served(places["small"], "shop")) == ""
     assert "multiclass" in served.refuses(Served(places["multiclass"], "shop"))
     assert "'height'" in served.refuses(more)
+
+
+def test_a_client_that_does_not_send_is_overdue_and_one_that_waits_for_us_is_not() -> None:
+    from types import SimpleNamespace
+
+    from automl.serving.wire import Connection
+
+    def overdue(now: float, began: dict[Any, Any], **state: Any) -> bool:
+        for name, value in state.items():
+            setattr(client, name, value)
+        return Connection.overdue(client, now, 75.0, began, 20.0)  # type: ignore[arg-type]
+
+    class Client(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    client = Client(quiet_since=None, cycle=None, parts=None, requests=0, timeout_keep_alive_task=None)
+    began: dict[Any, Any] = {}
+    assert not overdue(0.0, began)
+    assert overdue(20.0, began), "it has sent nothing at all"
+    assert not overdue(21.0, began, requests=1, parts=[]), "a request has begun since"
+    assert overdue(41.0, began), "and does not end"
+    assert not overdue(100.0, began, quiet_since=90.0), "idle between two requests"
+    assert overdue(166.0, began)
+    busy = SimpleNamespace(response_complete=False, more_body=False)
+    assert not overdue(999.0, began, quiet_since=None, parts=None, cycle=busy)
+    assert not overdue(2000.0, began)
 
 
 # -- the process ---------------------------------------------------------------------------------------------------------
