@@ -345,7 +345,15 @@ class Run:
             part = place / f"{entry['id']}.part"
             shutil.copytree(finalist.artifact, part, copy_function=link)
             write_record(
-                part, {**entry, "proof": finalist.proof, "machine": detect().as_dict(), "versions": versions()}
+                part,
+                {
+                    **entry,
+                    "metric": study.setting.metric.name,
+                    "greater_is_better": study.setting.metric.greater_is_better,
+                    "proof": finalist.proof,
+                    "machine": detect().as_dict(),
+                    "versions": versions(),
+                },
             )
             os.replace(part, self.folder / entry["artifact"])
             models.append(entry)
