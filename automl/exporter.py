@@ -5,7 +5,11 @@ A new format is one file in `exporters/` and one word in `exporters/__init__.py`
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,21 +22,28 @@ class Exporter(ABC):
     summary: ClassVar[str]
     """One line: what is written and who loads it."""
 
+    options: ClassVar[Mapping[str, str]] = {}
+    """What `export` takes beside the paths, by name: one line each."""
+
     @abstractmethod
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
         """Writes the artifact in folder `artifact` (or its .zip) to `destination` and returns the path written.
 
-        Raises ArtifactError (a corrupt artifact, or one that this format cannot hold, with the reason) and UsageError
-        (the destination exists; an option that the format doesn't know).
+        What is written is first proven to predict as the artifact does (`parity.py`), and `record.json` says so: in the
+        folder that is written, or as NAME.record.json beside a single file. Raises ArtifactError (a corrupt artifact, or one
+        that this format cannot hold, with the reason), UsageError (the destination exists; an option that the format doesn't
+        know) and ResourceError (a package that the format needs is not installed).
         """
 
 
-def refuse_options(name: str, options: dict[str, Any]) -> None:
-    """UsageError for options of a format that has none."""
+def refuse_options(name: str, options: Mapping[str, Any], known: Iterable[str] = ()) -> None:
+    """UsageError for options that the format doesn't have."""
     from automl.estimators.errors import UsageError
 
-    if options:
-        raise UsageError(f"format {name!r} takes no options, but {', '.join(sorted(options))} was given; leave it out")
+    strange, takes = sorted(set(options) - set(known)), ", ".join(known)
+    if strange:
+        has = f"knows the option {takes}" if takes else "takes no options"
+        raise UsageError(f"format {name!r} {has}, but {', '.join(strange)} was given; leave it out")
 
 
 def free(destination: Path) -> Path:
@@ -44,3 +55,45 @@ def free(destination: Path) -> Path:
         raise UsageError(f"{destination} exists already; name another path or remove it first")
     destination.parent.mkdir(parents=True, exist_ok=True)
     return destination
+
+
+def place_of(destination: Path, suffix: str, name: str) -> Path:
+    """Where a format of one file writes: the destination where it ends in `suffix`, else `name` in that folder; free."""
+    return free(destination if destination.suffix.lower() == suffix else destination / name)
+
+
+def write_folder(destination: Path, files: Mapping[str, bytes]) -> Path:
+    """Writes files, by their paths within it, into a new folder: it is there whole or not at all."""
+    free(destination)
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        for name, content in files.items():
+            path = whole / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if destination.is_dir():  # `free` lets an empty folder pass
+            destination.rmdir()
+        os.replace(whole, destination)
+    return destination
+
+
+def write_file(target: Path, content: bytes, proof: Mapping[str, Any]) -> Path:
+    """Writes one file, whole or not at all, and before it what was proven of it as NAME.record.json."""
+    beside = free(target.with_name(target.name + ".record.json"))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+        whole, said = Path(scratch) / "whole", Path(scratch) / "record"
+        whole.write_bytes(content)
+        said.write_bytes(record(proof))
+        os.replace(said, beside)
+        try:
+            os.replace(whole, target)
+        except OSError:
+            beside.unlink()
+            raise
+    return target
+
+
+def record(proof: Mapping[str, Any]) -> bytes:
+    """`record.json` of an export that isn't an artifact itself: under "export" what `parity.Reference.prove` returned."""
+    return (json.dumps({"export": dict(proof)}, indent=1) + "\n").encode()
