@@ -6,9 +6,10 @@ from automl.estimators.errors import UsageError
 
 from ..exporter import Exporter
 from .bundle import Bundle
+from .mlflow import MLflow
 from .onnx import Onnx
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), MLflow())
 
 
 def by_name(name: str) -> Exporter:
