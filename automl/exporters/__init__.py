@@ -6,10 +6,11 @@ from automl.estimators.errors import UsageError
 
 from ..exporter import Exporter
 from .bundle import Bundle
+from .container import Container
 from .mlflow import MLflow
 from .onnx import Onnx
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), MLflow())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), MLflow(), Container())
 
 
 def by_name(name: str) -> Exporter:
