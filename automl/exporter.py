@@ -30,7 +30,7 @@ class Exporter(ABC):
         """Writes the artifact in folder `artifact` (or its .zip) to `destination` and returns the path written.
 
         What is written is first proven to predict as the artifact does (`parity.py`), and `record.json` says so: in the
-        folder that is written, or as NAME.record.json beside a single file. Raises ArtifactError (a corrupt artifact, or one
+        folder that is written or in its `model/`, or as NAME.record.json beside a single file (`proof_of` reads it). Raises ArtifactError (a corrupt artifact, or one
         that this format cannot hold, with the reason), UsageError (the destination exists; an option that the format doesn't
         know) and ResourceError (a package that the format needs is not installed).
         """
@@ -97,3 +97,14 @@ def write_file(target: Path, content: bytes, proof: Mapping[str, Any]) -> Path:
 def record(proof: Mapping[str, Any]) -> bytes:
     """`record.json` of an export that isn't an artifact itself: under "export" what `parity.Reference.prove` returned."""
     return (json.dumps({"export": dict(proof)}, indent=1) + "\n").encode()
+
+
+def proof_of(written: Path) -> dict[str, Any]:
+    """The entry "export" of the record of what an exporter wrote: on how many rows it was proven, and how exactly."""
+    from automl.estimators.artifact import read_record
+
+    if written.suffix.lower() == ".zip":
+        return dict(read_record(written)["export"])
+    places = [written.with_name(written.name + ".record.json"), written / "record.json", written / "model" / "record.json"]
+    text = next(place for place in places if place.is_file()).read_bytes()
+    return dict(json.loads(text)["export"])

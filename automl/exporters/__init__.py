@@ -9,8 +9,9 @@ from .bundle import Bundle
 from .container import Container
 from .mlflow import MLflow
 from .onnx import Onnx
+from .sklearn import Sklearn
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), MLflow(), Container())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), Sklearn(), MLflow(), Container())
 
 
 def by_name(name: str) -> Exporter:

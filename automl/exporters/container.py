@@ -66,7 +66,7 @@ def pinned(packages: tuple[str, ...]) -> str:
         except importlib.metadata.PackageNotFoundError:
             if name in packages:
                 raise ResourceError(
-                    f'format \'container\' pins {name}, which is not installed: pip install "automl-frontier[serve]"'
+                    f"format 'container' pins {name}, which is not installed: pip install \"automl-frontier[serve]\""
                 ) from None
             continue  # of another system
         key = distribution.metadata["Name"].lower()
