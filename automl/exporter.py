@@ -47,14 +47,19 @@ def refuse_options(name: str, options: Mapping[str, Any], known: Iterable[str] =
 
 
 def free(destination: Path) -> Path:
-    """The destination, its parent folder made; UsageError if something is there already (an empty folder is fine)."""
+    """The destination; UsageError if something is there already (an empty folder is fine)."""
     from automl.estimators.errors import UsageError
 
     empty_folder = destination.is_dir() and not destination.suffix and not any(destination.iterdir())
     if (destination.exists() or destination.is_symlink()) and not empty_folder:
         raise UsageError(f"{destination} exists already; name another path or remove it first")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     return destination
+
+
+def beside(destination: Path) -> Any:
+    """A scratch folder that goes away, on the destination's disk; its parent folder is made."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-")
 
 
 def place_of(destination: Path, suffix: str, name: str) -> Path:
@@ -65,7 +70,7 @@ def place_of(destination: Path, suffix: str, name: str) -> Path:
 def write_folder(destination: Path, files: Mapping[str, bytes]) -> Path:
     """Writes files, by their paths within it, into a new folder: it is there whole or not at all."""
     free(destination)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
+    with beside(destination) as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
         for name, content in files.items():
@@ -80,16 +85,16 @@ def write_folder(destination: Path, files: Mapping[str, bytes]) -> Path:
 
 def write_file(target: Path, content: bytes, proof: Mapping[str, Any]) -> Path:
     """Writes one file, whole or not at all, and before it what was proven of it as NAME.record.json."""
-    beside = free(target.with_name(target.name + ".record.json"))
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+    said_at = free(target.with_name(target.name + ".record.json"))
+    with beside(target) as scratch:
         whole, said = Path(scratch) / "whole", Path(scratch) / "record"
         whole.write_bytes(content)
         said.write_bytes(record(proof))
-        os.replace(said, beside)
+        os.replace(said, said_at)
         try:
             os.replace(whole, target)
         except OSError:
-            beside.unlink()
+            said_at.unlink()
             raise
     return target
 
@@ -105,6 +110,10 @@ def proof_of(written: Path) -> dict[str, Any]:
 
     if written.suffix.lower() == ".zip":
         return dict(read_record(written)["export"])
-    places = [written.with_name(written.name + ".record.json"), written / "record.json", written / "model" / "record.json"]
+    places = [
+        written.with_name(written.name + ".record.json"),
+        written / "record.json",
+        written / "model" / "record.json",
+    ]
     text = next(place for place in places if place.is_file()).read_bytes()
     return dict(json.loads(text)["export"])

@@ -96,7 +96,7 @@ def proven_folder(
     """
     free(destination)
     whole = {**under("model", artifact_files(reference, form)), **under(code, runtime_files()), **files}
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         home = write_folder(Path(scratch) / "home", whole)
         with imported(home / code, PACKAGE) as package:
             reference.prove(lambda rows: (predict or _loaded)(package, home / "model", rows), form)

@@ -100,7 +100,9 @@ def predict(
     metavar="PATH",
     help="What to write; it must not exist.",
 )
-@click.option("--with-runtime", is_flag=True, help="bundle: lay the runtime beside it; needs only numpy and onnxruntime.")
+@click.option(
+    "--with-runtime", is_flag=True, help="bundle: lay the runtime beside it; needs only numpy and onnxruntime."
+)
 @common
 def export(
     run: Path, *, name: str | None, form: str, out: Path, as_json: bool, with_runtime: bool, **options: Any

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..exporter import Exporter, free, refuse_options, write_folder
+from ..exporter import Exporter, beside, free, refuse_options, write_folder
 
 
 class Bundle(Exporter):
@@ -34,16 +33,16 @@ class Bundle(Exporter):
         reference = Reference.open(artifact)
         free(destination)
         if options.get("with_runtime"):
-            beside = {
+            more = {
                 "predict.py": PREDICT.encode(),
                 "README.md": readme(reference).encode("utf-8", "backslashreplace"),
                 "requirements.txt": requirements("numpy", "onnxruntime").encode(),
             }
-            return proven_folder(reference, self.name, beside, destination)
+            return proven_folder(reference, self.name, more, destination)
         files = artifact_files(reference, self.name)
         if not single:
             return write_folder(destination, files)
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
+        with beside(destination) as scratch:
             return pack(write_folder(Path(scratch) / "artifact", files), destination)
 
 

@@ -1,4 +1,4 @@
-"""What every export format keeps, and what each one writes."""
+"""What each export format writes; the laws of all are in tests/contracts/test_exporters.py."""
 
 from __future__ import annotations
 
@@ -35,58 +35,6 @@ def artifact(data: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return Path(model.front_[0].path)
 
 
-every = pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda e: e.name)
-
-
-# -- laws of every format ------------------------------------------------------------------------------------------------
-
-
-@every
-def test_it_returns_what_it_wrote(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
-    written = exporter.export(artifact, tmp_path / "deep" / "er" / "out")
-    assert written.exists()
-    assert tmp_path in written.parents
-
-
-@every
-def test_it_leaves_nothing_else_behind(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
-    exporter.export(artifact, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-@every
-@pytest.mark.parametrize("name", ["out", "out.zip", "out.onnx"])
-def test_it_never_overwrites(exporter: Exporter, name: str, artifact: Path, tmp_path: Path) -> None:
-    written = exporter.export(artifact, tmp_path / name)
-    before = contents(written)
-    with pytest.raises(UsageError, match="exists already"):
-        exporter.export(artifact, tmp_path / name)
-    assert contents(written) == before
-
-
-@every
-def test_it_refuses_a_corrupt_artifact_and_writes_nothing(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
-    copy = by_name("bundle").export(artifact, tmp_path / "copy")
-    graph = bytearray((copy / "model.onnx").read_bytes())
-    graph[-1] ^= 1
-    (copy / "model.onnx").write_bytes(graph)
-    with pytest.raises(ArtifactError):
-        exporter.export(copy, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
-
-
-@every
-def test_it_refuses_options_that_it_does_not_know(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"(takes no options|knows the option .*), but depth"):
-        exporter.export(artifact, tmp_path / "out", depth=3)
-
-
-@every
-def test_the_same_artifact_exports_to_the_same_bytes(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
-    first, second = (exporter.export(artifact, tmp_path / n) for n in ("a", "b"))
-    assert contents(first) == contents(second)
-
-
 def contents(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in ([path] if path.is_file() else path.iterdir())}
 
@@ -114,26 +62,3 @@ def test_a_bundle_may_come_from_a_zip(artifact: Path, tmp_path: Path) -> None:
     assert without == {name: content for name, content in contents(artifact).items() if name != "record.json"}
     assert read_record(folder) == {**read_record(artifact), "export": read_record(folder)["export"]}
     assert by_name("bundle").export(packed, tmp_path / "b.zip").read_bytes() == packed.read_bytes()
-
-
-# -- onnx ----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_onnx_file_predicts_by_its_own_metadata(artifact: Path, data: tuple[Any, Any], tmp_path: Path) -> None:
-    import onnxruntime
-
-    from automl.estimators.runtime import RowEncoder
-
-    written = by_name("onnx").export(artifact, tmp_path / "model.onnx")
-    assert written == tmp_path / "model.onnx"
-    session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
-    known = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-    assert known["automl.task"] == "binary"
-    assert known["automl.classes"] == ["no", "yes"]
-    matrix = RowEncoder(known["automl.encoder"]).transform(data[0])
-    second = session.run(None, {"x": matrix})[0][:, 0]
-    assert second == pytest.approx(runtime.load(artifact).predict_proba(data[0])[:, 1], abs=1e-6)
-
-
-def test_a_name_without_onnx_at_its_end_is_a_folder(artifact: Path, tmp_path: Path) -> None:
-    assert by_name("onnx").export(artifact, tmp_path / "out") == tmp_path / "out" / "model.onnx"
