@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..exporter import Exporter, free, refuse_options
 
 SERVER = "serving"
-NEEDS = ("numpy", "onnxruntime", "uvicorn", "orjson")
+NEEDS = ("numpy", "onnxruntime", "uvicorn", "httptools", "orjson", "uvloop")
+"""What the runtime and the server import: numpy, onnxruntime and the extra serve."""
 PYTHON = "3.11"
 PORT = 8080
 
 
 class Container(Exporter):
-    """Writes a Dockerfile and what it copies: `model/`, `automl_runtime/` and `serving/`, which need numpy, onnxruntime,
+    """Writes a Dockerfile and what it copies: `model/`, `automl_runtime/` and `serving/`, which need numpy, onnxruntime and
 
-    uvicorn and orjson. The image runs one worker as a user without rights, has a health check, and refuses to serve
+    what the server imports (the extra serve). The image runs one worker as a user without rights, has a health check, and refuses to serve
     without a token (AUTOML_TOKEN, or `--no-token` behind something that guards it). Nothing in the Dockerfile comes from
     the data. `python -m serving model` in the folder runs the same server without an image.
     """
@@ -50,7 +52,7 @@ def server_files() -> dict[str, bytes]:
     return {f"{SERVER}/{path.name}": path.read_bytes() for path in sorted(home.glob("*.py"))}
 
 
-def pinned(packages: tuple[str, ...]) -> str:
+def pinned(packages: Sequence[str]) -> str:
     """requirements.txt of these packages and all that they need, as they are installed here, in order of their names.
 
     Raises ResourceError for one that is not installed: what was never run is not pinned.
@@ -66,9 +68,9 @@ def pinned(packages: tuple[str, ...]) -> str:
         except importlib.metadata.PackageNotFoundError:
             if name in packages:
                 raise ResourceError(
-                    f"format 'container' pins {name}, which is not installed: pip install \"automl-frontier[serve]\""
+                    f"format 'container' pins {name}, not installed here: pip install \"automl-frontier[serve]\""
                 ) from None
-            continue  # of another system
+            continue  # needed on another system
         key = distribution.metadata["Name"].lower()
         if key not in found:
             found[key] = f"{key}=={distribution.version.partition('+')[0]}\n"

@@ -174,8 +174,10 @@ def _lookup(names: list[str], codes: Any, table: Any, missing: Any, other: Any) 
     width = len(other)
     made = TargetEncoder(target_type="multiclass" if width > 1 else "continuous", cv=2)
     rows = np.vstack([np.asarray(table, np.float64).reshape(-1, width), np.tile(missing, (len(odd), 1))])
-    y = np.arange(2 * width) % width if width > 1 else np.array([0.0, 1.0])
+    y = np.arange(6) % 3 if width > 1 else np.array([0.0, 1.0])  # of any classes: what it learns is set below
     made.fit(_level_frame(names, ["a"] * len(y)), y)
+    if width > 1:
+        made.classes_ = np.arange(width)
     made.categories_ = [np.array([*codes, *odd], object)]
     made.encodings_ = [np.ascontiguousarray(rows[:, k]) for k in range(width)]
     made.target_mean_ = np.asarray(other, np.float64) if width > 1 else np.float64(other[0])
