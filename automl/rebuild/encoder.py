@@ -27,7 +27,7 @@ def column_transformer(encoder: runtime.RowEncoder) -> Any:
     for kind, alike in groupby(encoder.entries, type):
         entries = list(alike)
         for group in [entries] if issubclass(kind, runtime.Numeric) else [[entry] for entry in entries]:
-            names = list(group[0].names) if kind is runtime.Block else [entry.name for entry in group]
+            names = [name for entry in group for name in _names(entry)]
             made = _maker(group[0])(group, names)
             steps.append(
                 (f"{_called(group[0])} {len(steps)}", made if made == "passthrough" else FrozenEstimator(made), names)
