@@ -211,7 +211,7 @@ def _decision_tree(tree: Tree, times: int, width: int, classes: NDArray[Any] | N
     outputs = 1 if classes is not None else tree.values.shape[1]
     kinds = np.array([1] * outputs if classes is None else [len(classes)], np.intp)
     arrays = Arrays(width, kinds, outputs)
-    nodes = np.zeros(len(tree.left), _node_type())
+    nodes: Any = np.zeros(len(tree.left), _node_type())
     inner = tree.left != LEAF
     nodes["left_child"], nodes["right_child"] = tree.left, tree.right
     nodes["feature"], nodes["threshold"] = np.where(inner, tree.feature, -2), np.where(inner, tree.threshold, -2.0)
