@@ -38,7 +38,8 @@ def _layers(body: Any, nodes: list[Any], width: int) -> Layers:
 
     tensors = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in body.initializer}
     done: Layers = []
-    weights, offset = np.eye(width), np.zeros(width)
+    weights: NDArray[np.float64] | None = None  # the identity, which a wide table has no memory for
+    offset = np.zeros(width)
     current = "x"
     for node in nodes:
         constants = [tensors.get(name) for name in node.input]
@@ -51,23 +52,24 @@ def _layers(body: Any, nodes: list[Any], width: int) -> Layers:
         if op == "Gemm" and node.input[0] == current and not read.get("transA"):
             matrix = (other.T if read.get("transB") else other) * read.get("alpha", 1.0)
             bias = constants[2] * read.get("beta", 1.0) if len(constants) > 2 and constants[2] is not None else 0.0
-            weights, offset = weights @ matrix, offset @ matrix + bias
+            weights, offset = matrix if weights is None else weights @ matrix, offset @ matrix + bias
         elif op == "MatMul" and node.input[0] == current:
-            weights, offset = weights @ other, offset @ other
+            weights, offset = other if weights is None else weights @ other, offset @ other
         elif op == "Relu":
-            done.append((weights, offset))
-            weights, offset = np.eye(len(offset)), np.zeros(len(offset))
+            done.append((np.eye(len(offset)) if weights is None else weights, offset))
+            weights, offset = None, np.zeros(len(offset))
         elif op in ("Add", "Sub"):
             sign = -1.0 if op == "Sub" and node.input[1] == current else 1.0
             shift = -other if op == "Sub" and sign > 0 else other
-            weights, offset = sign * weights, sign * offset + shift.reshape(-1)
+            weights = sign * (np.eye(len(offset)) if weights is None else weights)
+            offset = sign * offset + shift.reshape(-1)
         elif (op in ("Mul", "Div") and node.input[0] == current) or op == "Mul":
             factor = (1.0 / other if op == "Div" else other).reshape(-1)
-            weights, offset = weights * factor, offset * factor
+            weights, offset = (np.eye(len(offset)) if weights is None else weights) * factor, offset * factor
         elif op != "Identity":
             raise refuse(f"its graph has the operator {op} with its inputs the other way round")
         current = node.output[0]
-    return [*done, (weights, np.asarray(offset, np.float64).reshape(-1))]
+    return [*done, (np.eye(len(offset)) if weights is None else weights, np.asarray(offset, np.float64).reshape(-1))]
 
 
 def _linear(weights: Any, offset: Any, link: str, classes: NDArray[Any] | None) -> Any:
