@@ -17,8 +17,6 @@ from .exporter import free, write_folder
 from .parity import Reference, predictions
 
 PACKAGE = "automl_runtime"
-FILES = ("runtime.py", "errors.py", "compiled.py", "program.py", "kernel.c")
-"""Files of `automl.estimators` that the runtime is made of; those that this version has are laid."""
 FACE = '''"""The deployed prediction path: `load(path).predict_one({...})`. Needs numpy and onnxruntime."""
 
 from .runtime import Model, check, load
@@ -42,11 +40,12 @@ def artifact_files(reference: Reference, form: str) -> dict[str, bytes]:
 
 
 def runtime_files() -> dict[str, bytes]:
-    """The package `automl_runtime`, by path."""
-    from automl import estimators
+    """The package `automl_runtime`, by path: the runtime, and the files of the compiled engine where this version has one."""
+    from automl.estimators import runtime
 
-    home = Path(str(estimators.__file__)).parent
-    found = {f"{PACKAGE}/{name}": (home / name).read_bytes() for name in FILES if (home / name).exists()}
+    home = Path(runtime.__file__).parent
+    names = ["runtime.py", "errors.py", *(f"{name}.py" for name in getattr(runtime, "BESIDE", ())), "kernel.c"]
+    found = {f"{PACKAGE}/{name}": (home / name).read_bytes() for name in names if (home / name).exists()}
     return {f"{PACKAGE}/__init__.py": FACE.encode(), **found}
 
 

@@ -104,6 +104,22 @@ def test_an_unknown_format_names_the_nearest() -> None:
         by_name("bundel")
 
 
+def test_the_command_line_passes_the_options_and_says_how_exact_it_was(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from automl.cli.main import run
+
+    assert run(["export", str(artifact), "-o", str(tmp_path / "app"), "--with-runtime"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path / 'app'}\n"
+    assert told.err == "compared on 1,000 rows: differs by at most 0\n"
+    assert (tmp_path / "app" / "automl_runtime" / "runtime.py").is_file()
+    assert run(["export", str(artifact), "-o", str(tmp_path / "m.onnx"), "--format", "onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["proof"] == proof_of(tmp_path / "m.onnx")
+    assert run(["export", str(artifact), "-o", str(tmp_path / "n.onnx"), "--format", "onnx", "--with-runtime"]) == 2
+    assert "format 'onnx' takes no options" in capsys.readouterr().err
+
+
 # -- bundle --------------------------------------------------------------------------------------------------------------
 
 
