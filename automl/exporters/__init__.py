@@ -6,9 +6,12 @@ from automl.estimators.errors import UsageError
 
 from ..exporter import Exporter
 from .bundle import Bundle
+from .container import Container
+from .mlflow import MLflow
 from .onnx import Onnx
+from .sklearn import Sklearn
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), Sklearn(), MLflow(), Container())
 
 
 def by_name(name: str) -> Exporter:
