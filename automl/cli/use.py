@@ -34,6 +34,8 @@ Examples:
 Formats:
   bundle   the artifact folder, or one .zip; automl.runtime.load reads both with numpy and onnxruntime
   onnx     one .onnx file that takes the encoded float32 matrix
+  python   one .py file without dependencies, for models of up to about 2 MB of source
+  c        a folder of C99 source without dependencies, with test vectors
 """
 
 

@@ -6,9 +6,11 @@ from automl.estimators.errors import UsageError
 
 from ..exporter import Exporter
 from .bundle import Bundle
+from .c import C
 from .onnx import Onnx
+from .python import Python
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), Python(), C())
 
 
 def by_name(name: str) -> Exporter:
