@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from automl.estimators.errors import DataError, ResourceError, UsageError
+from automl.estimators.errors import AutoMLError, DataError, ResourceError, UsageError
 from automl.estimators.runtime import shown
 
 from .dialect import Dialect, looks_even, sniff, wrong_records
@@ -151,7 +151,7 @@ class _Frame:
 class _Parquet:
     """The columns of a Parquet file, each read when it is asked for, so that the whole frame is never in memory."""
 
-    def __init__(self, source: Source, close: Callable[[], object]) -> None:
+    def __init__(self, source: Source, close: Callable[[], object], buffer: int = 0) -> None:
         try:
             import pyarrow.parquet as parquet
         except ImportError:
@@ -161,7 +161,7 @@ class _Parquet:
             ) from None
         self._name, self._close = source.name, close
         with self._named():
-            self._file = parquet.ParquetFile(source.stream)
+            self._file = parquet.ParquetFile(source.stream, buffer_size=buffer)
             listed = list(self._file.schema_arrow.names)
         self.names: list[str] = [
             n for n in listed if not _INDEX_LEVEL.fullmatch(n)
@@ -212,6 +212,47 @@ class _Parquet:
         with self._named():
             return self._file.read(columns=self.names).to_pandas(ignore_metadata=True)
 
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """These columns as frames of at most so many rows, in order."""
+        batches = self._file.iter_batches(batch_size=rows, columns=list(names), use_threads=False)
+        while True:
+            with self._named():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                frame = batch.to_pandas(ignore_metadata=True)
+            yield frame
+
+    def numbers(self) -> list[str]:
+        """The columns of numbers."""
+        from pyarrow.types import is_boolean, is_floating, is_integer
+
+        schema = self._file.schema_arrow
+        kinds = {name: schema.field(name).type for name in self.names}
+        return [name for name, kind in kinds.items() if is_integer(kind) or is_floating(kind) or is_boolean(kind)]
+
+    def whole_numbers_with_missing(self, names: Sequence[str]) -> list[str]:
+        """Those of whole numbers that have a missing cell: read at once, pandas makes floats of them."""
+        import pyarrow
+
+        with self._named():
+            schema = self._file.schema_arrow
+            whole = [name for name in names if pyarrow.types.is_integer(schema.field(name).type)]
+            return [name for name in whole if self._missing(name)]
+
+    def _missing(self, name: str) -> bool:
+        found = self._file.metadata
+        place = next(i for i in range(found.num_columns) if found.schema.column(i).path == name)
+        known = [found.row_group(g).column(place).statistics for g in range(found.num_row_groups)]
+        if all(each is not None and each.has_null_count for each in known):
+            return any(each.null_count for each in known)
+        return any(batch.column(0).null_count for batch in self._file.iter_batches(columns=[name], use_threads=False))
+
+
+def open_parquet(source: Source) -> _Parquet:
+    """The columns of an opened Parquet file, to be read in batches; the source stays the caller's to close."""
+    return _Parquet(source, lambda: None, buffer=1 << 20)
+
 
 def _read(
     path: str | os.PathLike[str], sep: str | None, decimal: str | None, encoding: str | None, bad_rows: str
@@ -224,7 +265,7 @@ def _read(
         if source.kind == "parquet":
             return _Parquet(source, stack.pop_all().close), source.notes, None
         dialect = sniff(source.rewind(), source.name, sep, decimal)
-        _check_header(source.name, dialect)
+        check_header(source.name, dialect)
         frame, notes = _read_csv(source, dialect, bad_rows)
         hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
         return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
@@ -236,29 +277,52 @@ def _read_csv(source: Source, dialect: Dialect, bad_rows: str) -> tuple[Any, lis
     try:
         if bad_rows == "skip":
             with tempfile.SpooledTemporaryFile(IN_MEMORY) as clean:
-                notes = _without_wrong(source, dialect, clean)
-                frame = _parse(clean, source.name, dialect)
+                notes = without_wrong(source, dialect, clean)
+                frame = parse(clean, source.name, dialect)
         else:
-            frame = _parse(source.rewind(), source.name, dialect)
+            frame = parse(source.rewind(), source.name, dialect)
             # pandas fills records that are too short with missing cells: then the last column has some
             short = len(frame.columns) > 1 and frame.iloc[:, -1].isna().any()
             if short and not looks_even(source.rewind(), dialect, len(frame) + 1):
-                _refuse_wrong(source, dialect)
-    except _RaggedError as ragged:
+                refuse_wrong(source, dialect)
+    except RaggedError as ragged:
         if bad_rows == "error":
-            _refuse_wrong(source, dialect)
+            refuse_wrong(source, dialect)
         raise DataError(f"{source.name} cannot be read as CSV: {ragged}") from None
     if not len(frame):
         raise DataError(f"{source.name} has a header and no rows")
     return frame, notes
 
 
-class _RaggedError(Exception):
+class RaggedError(Exception):
     """pandas could not split the text into records."""
 
 
-def _parse(stream: IO[Any], name: str, dialect: Dialect) -> Any:
+def parse(stream: IO[Any], name: str, dialect: Dialect) -> Any:
     """The stream's CSV by pandas' C parser, each column's type from all of its cells."""
+    import pandas as pd
+
+    with parsing(name, dialect):
+        frame = pd.read_csv(stream, **csv_options(dialect))
+    return frame.reset_index(drop=True) if dialect.extra == "names" else frame
+
+
+def csv_options(dialect: Dialect) -> dict[str, Any]:
+    """The arguments of `pandas.read_csv` for UTF-8 text of this dialect."""
+    return {
+        "sep": dialect.sep,
+        "decimal": dialect.decimal,
+        "skipinitialspace": dialect.padded,
+        "index_col": None if dialect.extra == "names" else False,
+        "engine": "c",
+        "encoding": "utf-8",
+        "low_memory": False,
+    }
+
+
+@contextmanager
+def parsing(name: str, dialect: Dialect) -> Iterator[None]:
+    """pandas' errors as ours; RaggedError where the text could not be split into records."""
     import pandas as pd
 
     try:
@@ -266,28 +330,20 @@ def _parse(stream: IO[Any], name: str, dialect: Dialect) -> Any:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             if dialect.extra == "trailing":
                 warnings.filterwarnings("ignore", message="Length of header or names", category=pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                stream,
-                sep=dialect.sep,
-                decimal=dialect.decimal,
-                skipinitialspace=dialect.padded,
-                index_col=None if dialect.extra == "names" else False,
-                engine="c",
-                encoding="utf-8",
-                low_memory=False,
-            )
+            yield
     except pd.errors.EmptyDataError:
         raise DataError(f"{name} holds no columns") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise _RaggedError(str(error).strip()) from None
+        raise RaggedError(str(error).strip()) from None
+    except AutoMLError:
+        raise
     except (ValueError, OverflowError) as error:
         raise DataError(f"{name} cannot be read as CSV: {error}") from None
     except MemoryError:
         raise ResourceError(f"{name} does not fit in memory") from None
-    return frame.reset_index(drop=True) if dialect.extra == "names" else frame
 
 
-def _check_header(name: str, dialect: Dialect) -> None:
+def check_header(name: str, dialect: Dialect) -> None:
     seen: dict[str, int] = {}
     for place, column in enumerate(dialect.header, 1):
         if column.strip() and column in seen:
@@ -297,7 +353,7 @@ def _check_header(name: str, dialect: Dialect) -> None:
         seen[column] = place
 
 
-def _refuse_wrong(source: Source, dialect: Dialect) -> None:
+def refuse_wrong(source: Source, dialect: Dialect) -> None:
     """Raises DataError naming the line of the first record with too many or too few fields, if there is one."""
     for wrong in wrong_records(source.rewind(), dialect, most=1):
         where = f"{source.name}, line {wrong.line}"
@@ -307,7 +363,7 @@ def _refuse_wrong(source: Source, dialect: Dialect) -> None:
         raise DataError(f"{where}: {wrong.fields} fields where the header has {len(dialect.header)}; {skip}")
 
 
-def _without_wrong(source: Source, dialect: Dialect, clean: IO[Any]) -> list[str]:
+def without_wrong(source: Source, dialect: Dialect, clean: IO[Any]) -> list[str]:
     """Copies the text without its wrong records; returns the note that counts them."""
     stream = source.rewind()
     wrong = wrong_records(stream, dialect)

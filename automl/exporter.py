@@ -30,7 +30,7 @@ class Exporter(ABC):
         """Writes the artifact in folder `artifact` (or its .zip) to `destination` and returns the path written.
 
         What is written is first proven to predict as the artifact does (`parity.py`), and `record.json` says so: in the
-        folder that is written, or as NAME.record.json beside a single file. Raises ArtifactError (a corrupt artifact, or one
+        folder that is written or in its `model/`, or as NAME.record.json beside a single file (`proof_of` reads it). Raises ArtifactError (a corrupt artifact, or one
         that this format cannot hold, with the reason), UsageError (the destination exists; an option that the format doesn't
         know) and ResourceError (a package that the format needs is not installed).
         """
@@ -47,14 +47,19 @@ def refuse_options(name: str, options: Mapping[str, Any], known: Iterable[str] =
 
 
 def free(destination: Path) -> Path:
-    """The destination, its parent folder made; UsageError if something is there already (an empty folder is fine)."""
+    """The destination; UsageError if something is there already (an empty folder is fine)."""
     from automl.estimators.errors import UsageError
 
     empty_folder = destination.is_dir() and not destination.suffix and not any(destination.iterdir())
     if (destination.exists() or destination.is_symlink()) and not empty_folder:
         raise UsageError(f"{destination} exists already; name another path or remove it first")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     return destination
+
+
+def beside(destination: Path) -> Any:
+    """A scratch folder that goes away, on the destination's disk; its parent folder is made."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-")
 
 
 def place_of(destination: Path, suffix: str, name: str) -> Path:
@@ -65,7 +70,7 @@ def place_of(destination: Path, suffix: str, name: str) -> Path:
 def write_folder(destination: Path, files: Mapping[str, bytes]) -> Path:
     """Writes files, by their paths within it, into a new folder: it is there whole or not at all."""
     free(destination)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
+    with beside(destination) as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
         for name, content in files.items():
@@ -80,16 +85,16 @@ def write_folder(destination: Path, files: Mapping[str, bytes]) -> Path:
 
 def write_file(target: Path, content: bytes, proof: Mapping[str, Any]) -> Path:
     """Writes one file, whole or not at all, and before it what was proven of it as NAME.record.json."""
-    beside = free(target.with_name(target.name + ".record.json"))
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+    said_at = free(target.with_name(target.name + ".record.json"))
+    with beside(target) as scratch:
         whole, said = Path(scratch) / "whole", Path(scratch) / "record"
         whole.write_bytes(content)
         said.write_bytes(record(proof))
-        os.replace(said, beside)
+        os.replace(said, said_at)
         try:
             os.replace(whole, target)
         except OSError:
-            beside.unlink()
+            said_at.unlink()
             raise
     return target
 
@@ -97,3 +102,18 @@ def write_file(target: Path, content: bytes, proof: Mapping[str, Any]) -> Path:
 def record(proof: Mapping[str, Any]) -> bytes:
     """`record.json` of an export that isn't an artifact itself: under "export" what `parity.Reference.prove` returned."""
     return (json.dumps({"export": dict(proof)}, indent=1) + "\n").encode()
+
+
+def proof_of(written: Path) -> dict[str, Any]:
+    """The entry "export" of the record of what an exporter wrote: on how many rows it was proven, and how exactly."""
+    from automl.estimators.artifact import read_record
+
+    if written.suffix.lower() == ".zip":
+        return dict(read_record(written)["export"])
+    places = [
+        written.with_name(written.name + ".record.json"),
+        written / "record.json",
+        written / "model" / "record.json",
+    ]
+    text = next(place for place in places if place.is_file()).read_bytes()
+    return dict(json.loads(text)["export"])

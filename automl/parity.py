@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automl.estimators.errors import ArtifactError
+from automl.estimators.runtime import FLOAT_MAX
 
 if TYPE_CHECKING:
     from automl.estimators.runtime import Model, RowEncoder
@@ -172,7 +173,7 @@ def _numbers(
         numbers = np.where(side >= 3, rng.uniform(low - reach, high + reach, count), numbers)
     kind = rng.integers(0, SPOILED, count)
     numbers = np.where(kind == 1, rng.choice(np.array([0.0, -far, far, center]), count), numbers)
-    numbers = np.where(kind == 2, np.round(numbers), numbers)
+    numbers = np.clip(np.where(kind == 2, np.round(numbers), numbers), -FLOAT_MAX, FLOAT_MAX)
     missing = [(None, math.nan)[way] for way in rng.integers(0, 2, count).tolist()]
     return [missing[i] if k == 0 else v for i, (k, v) in enumerate(zip(kind.tolist(), numbers.tolist(), strict=True))]
 

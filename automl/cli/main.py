@@ -18,8 +18,10 @@ from .about import families, machine
 from .fit import fit, resume
 from .front import choose, front
 from .options import VERSION
+from .predict import predict
 from .scale import scale
-from .use import export, predict
+from .serve import serve
+from .use import export
 
 HELP = """Tabular AutoML that returns the whole Pareto front: deployable models, each measured as it is deployed.
 
@@ -31,6 +33,7 @@ Examples:
   automl scale train-run --rows 10M                     what they become on more rows
   automl predict train-run new.csv -o predictions.csv
   automl export train-run --model m03 --format onnx -o model.onnx
+  automl serve train-run --model m03                    over HTTP, with checks, metrics and hot swap
 
 \b
 Exit codes: 0 done, 1 a bug, 2 usage, 3 input data, 4 no model meets the limits or the budget,
@@ -64,7 +67,7 @@ def cli() -> None:
     return None
 
 
-for _command in (fit, front, choose, scale, predict, export, resume, families, machine):
+for _command in (fit, front, choose, scale, predict, serve, export, resume, families, machine):
     cli.add_command(_command)
 
 

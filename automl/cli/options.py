@@ -61,12 +61,17 @@ NAMES = Names()
 
 
 class DataFile(Type):
-    """A regular file that exists."""
+    """A regular file that exists; with `stdin` also "-"."""
 
     name = "file"
 
+    def __init__(self, stdin: bool = False) -> None:
+        self.stdin = stdin
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
+        if self.stdin and str(path) == "-":
+            return path
         try:
             mode = path.stat().st_mode
         except OSError as error:

@@ -11,7 +11,12 @@ from typing import Any
 
 def as_json(found: Any) -> None:
     """One JSON object; what is not a number (an infinity, a NaN) is null, as JSON has no word for it."""
-    print(json.dumps(_plain(found), indent=1, allow_nan=False))
+    print(json_text(found))
+
+
+def json_text(found: Any) -> str:
+    """What `as_json` prints."""
+    return json.dumps(_plain(found), indent=1, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..exporter import Exporter, free, refuse_options, write_folder
-
-RUNTIME = ("runtime.py", "compiled.py", "program.py", "kernel.c")
-"""Files of `automl.estimators` that the runtime is made of; those that this version has are laid."""
+from ..exporter import Exporter, beside, free, refuse_options, write_folder
 
 
 class Bundle(Exporter):
     """Copies the folder, or packs it into one file where the destination ends in .zip.
 
-    With the runtime it is a folder of `model/` (the artifact), the runtime's files, predict.py and README.md, which needs
-    only numpy and onnxruntime (requirements.txt), not this package.
+    With the runtime it is a folder of `model/` (the artifact), `automl_runtime/`, predict.py, README.md and
+    requirements.txt: it predicts where only numpy and onnxruntime are installed, and not this package.
     """
 
     name = "bundle"
     summary = "the artifact folder, or one .zip file; automl.runtime.load reads both with numpy and onnxruntime"
-    options: ClassVar = {
-        "with_runtime": "lay the runtime beside the artifact: predicts where only numpy and onnxruntime are"
-    }
+    options: ClassVar = {"with_runtime": "lay the runtime beside it: predicts where only numpy and onnxruntime are"}
 
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
         from automl.estimators.artifact import pack
         from automl.estimators.errors import UsageError
 
+        from ..laid import artifact_files, proven_folder, requirements
         from ..parity import Reference
 
         refuse_options(self.name, options, self.options)
@@ -38,67 +32,29 @@ class Bundle(Exporter):
             raise UsageError("with the runtime it is a folder of files: name a folder, not a .zip")
         reference = Reference.open(artifact)
         free(destination)
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as scratch:
-            whole = proven(reference, Path(scratch) / "artifact", self.name)
-            if single:
-                return pack(whole, destination)
-            files = {path.name: path.read_bytes() for path in whole.iterdir()}
         if options.get("with_runtime"):
-            files = {**{f"model/{name}": content for name, content in files.items()}, **runtime_files(reference)}
-        return write_folder(destination, files)
+            more = {
+                "predict.py": PREDICT.encode(),
+                "README.md": readme(reference).encode("utf-8", "backslashreplace"),
+                "requirements.txt": requirements("numpy", "onnxruntime").encode(),
+            }
+            return proven_folder(reference, self.name, more, destination)
+        files = artifact_files(reference, self.name)
+        if not single:
+            return write_folder(destination, files)
+        with beside(destination) as scratch:
+            return pack(write_folder(Path(scratch) / "artifact", files), destination)
 
 
-def proven(reference: Any, folder: Path, form: str) -> Path:
-    """Writes the artifact into a folder, loads it from there, proves it, and says so in its record."""
-    from automl.estimators.artifact import read_record, write_record
-    from automl.estimators.runtime import RECORD, load
-
-    from ..parity import predictions
-
-    write_folder(folder, reference.members)
-    with load(folder) as copy:
-        proof = reference.prove(lambda rows: predictions(copy, rows), form)
-    said = read_record(folder) if RECORD in reference.members else {}
-    write_record(folder, {**said, "export": proof})
-    return folder
-
-
-def runtime_files(reference: Any) -> dict[str, bytes]:
-    """The runtime alone: its own files, and what shows a reader how it is used."""
-    columns = ", ".join(repr(name) for name in reference.model.used[:3])
-    more = ", ..." if len(reference.model.used) > 3 else ""
-    readme = README.format(task=reference.model.task, columns=(columns + more) or "none")
-    return {
-        **engine_files(),
-        "predict.py": PREDICT.encode(),
-        "README.md": readme.encode("utf-8", "backslashreplace"),
-        "requirements.txt": requirements("numpy", "onnxruntime").encode(),
-    }
-
-
-def engine_files() -> dict[str, bytes]:
-    """The files of `RUNTIME`, by name."""
-    from automl import estimators
-
-    home = Path(str(estimators.__file__)).parent
-    return {name: (home / name).read_bytes() for name in RUNTIME if (home / name).exists()}
-
-
-def requirements(*packages: str, extra: Mapping[str, str] | None = None) -> str:
-    """Lines of a requirements.txt that pin these packages to the versions that are installed here."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    lines = []
-    for name in packages:
-        try:
-            lines.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:
-            lines.append((extra or {}).get(name, name))
-    return "\n".join(lines) + "\n"
+def readme(reference: Any) -> str:
+    """How the folder is used; names of columns stand in a code block, as Python writes them."""
+    used = reference.model.used
+    columns = ", ".join(repr(name) for name in used[:8]) + (f", ... ({len(used)} in all)" if len(used) > 8 else "")
+    return README.format(task=reference.model.task, columns=columns)
 
 
 PREDICT = '''\
-"""Predicts rows with the model in `model/`: JSON in, JSON out. Needs numpy and onnxruntime (requirements.txt).
+"""Predicts rows with the model in `model/`: a JSON list of rows in, JSON out. Needs numpy and onnxruntime.
 
     echo '[{"column": 1.5, "other": "a"}]' | python predict.py
 """
@@ -107,7 +63,7 @@ import json
 import sys
 from pathlib import Path
 
-from runtime import load
+from automl_runtime import load
 
 if __name__ == "__main__":
     model = load(Path(__file__).resolve().parent / "model")
@@ -120,16 +76,17 @@ if __name__ == "__main__":
 '''
 
 README = """\
-# A {task} model, with the runtime that it needs
+# A {task} model with the runtime that it needs
 
-`model/` is the model, `runtime.py` all that reads it: Python 3.11 or newer with `pip install -r requirements.txt`.
+`model/` is the model, `automl_runtime/` all that reads it: Python 3.11 or newer, `pip install -r requirements.txt`.
 
-    from runtime import load
+    from automl_runtime import load
 
     model = load("model")
-    model.predict_one({{...}})      # one row as a dict; the columns that it needs: model.used ({columns})
+    model.predict_one({{...}})      # one row as a dict
     model.predict(rows)            # a list of dicts, a dict of arrays, a pandas frame
     model.predict_proba(rows)      # of a classifier, in the order of model.classes_
+    model.used                     # the columns that it needs: {columns}
 
 `python predict.py` reads a JSON list of rows from stdin. `model/record.json` says on how many rows this copy was compared
 with the original ("export").

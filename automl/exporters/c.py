@@ -38,7 +38,7 @@ class C(Exporter):
     )
 
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
-        from ..csource import source_files
+        from ..codegen.c_source import source_files
         from ..exporter import free
         from ..parity import Reference, predictions
 

@@ -1,50 +1,65 @@
-"""The model's graph as one .onnx file, for any ONNX runtime in any language."""
+"""The whole model as one .onnx file, raw named columns in, for any ONNX runtime in any language."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..exporter import Exporter, free, refuse_options
+from ..exporter import Exporter, place_of, refuse_options, write_file
+
+CASE = 'a level is written as in training: whole numbers without a fraction ("3"), booleans "True" and "False"'
 
 
 class Onnx(Exporter):
-    """Writes one file: input "x", the encoded float32 matrix (rows, width); output "y", probabilities or values.
+    """Writes one file whose inputs are the columns that the model needs and whose outputs are label and probabilities.
 
-    The encoding of raw, named columns isn't part of the graph. What a caller needs for it stands in the file's
-    metadata as JSON texts: `automl.task`, `automl.classes` (labels in the output's order; of a single output column the
-    second class is the one whose probability it is) and `automl.encoder` (the tables that `runtime.RowEncoder` reads).
+    Every input is (n, 1) and has its column's name: `estimators/named.py` says of which type, and what missing is. Outputs
+    are "label" (n,) in the classes' own type and "probabilities" (n, K), or "value" (n, 1). The metadata says it again as
+    JSON texts: `automl.task`, `automl.classes`, `automl.inputs`, `automl.outputs`. It needs onnxruntime 1.23 or newer.
     """
 
     name = "onnx"
-    summary = "one .onnx file that takes the encoded float32 matrix; task, classes and encoder tables in its metadata"
+    summary = "one .onnx file, raw named columns in, for onnxruntime in any language"
 
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
         onnx: Any = import_module("onnx")  # by its name: this file has the same
 
-        from automl.estimators.runtime import GRAPH, check_members, read_members
+        from automl.estimators.named import described, feeds, named_model
+        from automl.estimators.runtime import GRAPH, open_session
+
+        from ..parity import Reference
 
         refuse_options(self.name, options)
-        members = read_members(artifact)
-        manifest = check_members(members)
-        target = free(destination if destination.suffix.lower() == ".onnx" else destination / "model.onnx")
-        model = onnx.load_model_from_string(members[GRAPH])
-        for key, value in metadata(manifest).items():
+        reference = Reference.open(artifact)
+        target = place_of(destination, ".onnx", "model.onnx")
+        encoder = reference.model.encoder
+        model, outputs = named_model(reference.manifest, reference.members[GRAPH])
+        inputs = described(encoder, model)
+        for key, value in metadata(reference.manifest, inputs, outputs).items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.checker.check_model(model)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
-            whole = Path(scratch) / "model.onnx"
-            whole.write_bytes(model.SerializeToString())
-            os.replace(whole, target)
-        return target
+        content = model.SerializeToString()
+        session = open_session(content)
+        wanted = outputs.get("probabilities") or outputs["value"]
+
+        def predict(rows: Any) -> Any:
+            found = session.run([wanted], feeds(encoder, rows))[0]
+            return found if "probabilities" in outputs else found[:, 0]
+
+        return write_file(target, content, reference.prove(predict, self.name))
 
 
-def metadata(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What a reader of the graph needs of the manifest: the names `automl.task`, `.classes` and `.encoder`, each as JSON."""
-    return {f"automl.{key}": json.dumps(manifest[key], separators=(",", ":")) for key in ("task", "classes", "encoder")}
+def metadata(manifest: Mapping[str, Any], inputs: Any, outputs: Mapping[str, str]) -> dict[str, str]:
+    """What a reader of the file needs to know, each as JSON under the name `automl.KEY`."""
+    said = {
+        "task": manifest["task"],
+        "classes": manifest["classes"],
+        "inputs": inputs,
+        "outputs": outputs,
+        "levels": CASE,
+    }
+    return {f"automl.{key}": json.dumps(value, separators=(",", ":")) for key, value in said.items()}

@@ -22,7 +22,7 @@ WIDTH = 118
 
 
 class Python(Exporter):
-    """Writes `automl/standalone.py` with the model's tables in it.
+    """Writes `automl/codegen/standalone.py` with the model's tables in it.
 
     A row is predicted in pure Python, by double arithmetic over float32 tables: every comparison decides as the artifact's
     does, sums differ in their last digits.
@@ -49,7 +49,7 @@ def source(manifest: Mapping[str, Any], graph: bytes) -> str:
     from automl.estimators.errors import ArtifactError
 
     from .. import __version__
-    from ..rowgraph import read
+    from ..codegen.rowgraph import read
 
     tables = {
         "task": manifest["task"],
@@ -57,7 +57,7 @@ def source(manifest: Mapping[str, Any], graph: bytes) -> str:
         "encoder": manifest["encoder"],
         **steps_of(read(graph, "python")),
     }
-    code = (Path(__file__).parents[1] / "standalone.py").read_text(encoding="ascii")
+    code = (Path(__file__).parents[1] / "codegen" / "standalone.py").read_text(encoding="ascii")
     model = literal(tables)
     text = (
         f"{code}\n\n# --- this model, written by automl-frontier {__version__} ---\n\nMODEL = Model(\n{model}\n)\n{USE}"
@@ -81,7 +81,7 @@ if __name__ == "__main__":
 
 def steps_of(graph: Any) -> dict[str, Any]:
     """The steps as plain data: (op, inputs (a step's number, 0 is the row, or constants), size, what else it needs)."""
-    from ..rowgraph import Vector
+    from ..codegen.rowgraph import Vector
 
     def reference(value: Any) -> Any:
         return value.step if isinstance(value, Vector) else np.asarray(value, np.float32).reshape(-1)
@@ -103,7 +103,7 @@ def tree_data(trees: Any) -> dict[str, Any]:
     """The arrays of `program_trees.Trees`; `members` by split, `missing_left` the splits where a missing value goes left."""
     from automl.estimators.program_trees import LEQ
 
-    from ..rowgraph import members
+    from ..codegen.rowgraph import members
 
     single = np.array_equal(trees.entry, np.arange(trees.leaves + 1))
     return {

@@ -11,7 +11,7 @@ from typing import Any
 from automl.estimators import runtime
 from automl.estimators.errors import ArtifactError
 
-from .ctext import Strings, array, comment, double, floats, identifiers
+from .c_text import Strings, array, comment, double, floats, identifiers
 
 TEMPLATES = Path(__file__).parent / "templates"
 NUMBER, SPARSE, DATE, CATEGORY = "number", "sparse", "date", "category"
@@ -216,8 +216,8 @@ class Files:
 
 def source_files(manifest: Mapping[str, Any], graph: bytes) -> Files:
     """The source of an artifact's model. Raises ArtifactError for one that it cannot hold, with the reason."""
-    from . import __version__
-    from .csteps import predict
+    from .. import __version__
+    from .c_steps import predict
     from .rowgraph import Vector, read
 
     source = Source(runtime.RowEncoder(manifest["encoder"]))

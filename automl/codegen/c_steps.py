@@ -9,8 +9,8 @@ import numpy as np
 
 from automl.estimators.program_trees import LEQ, Trees
 
-from .csource import Source, refused
-from .ctext import array, floats
+from .c_source import Source, refused
+from .c_text import array, floats
 from .rowgraph import RowGraph, Step, Vector, members
 
 _CALLS = {

@@ -1,0 +1,216 @@
+"""`automl predict`: the rows of a file, however many, through a model of a run or an artifact."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from automl.estimators.errors import DataError, DataTypeError
+
+from . import show
+from .options import DataFile, Existing, common
+from .use import artifact_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from automl.estimators import runtime
+
+    from ..explain import Explainer
+    from ..stream import Chunks
+
+PREDICT_HELP = """Predict the rows of DATA (CSV or Parquet; - is standard input) with a model of a run (the most accurate one, or
+--model) or with an artifact. Rows keep their order; memory stays the same however many there are.
+
+\b
+Examples:
+  automl predict train-run new.csv -o predictions.csv
+  automl predict train-run new.csv --model m03 --proba | head
+  zcat new.csv.gz | automl predict served/ - > predictions.csv
+  automl predict served/ new.csv --explain --background train.csv
+
+\b
+--explain adds the raw score (log-odds, or the value), the base value, and what each column adds to it; these sum
+to the raw score. The base value is the mean raw score of the --background rows. Linear models: weight times the
+distance from the background's mean (Lundberg and Lee, 2017); trees: path-dependent TreeSHAP with the background's
+shares at each split (Lundberg, Erion and Lee, 2018), with a column, not its encoded parts, as the player. For
+several classes the score explained is the predicted class's.
+"""
+
+
+@click.command("predict", help=PREDICT_HELP, short_help="Predict the rows of a file.")
+@click.argument("run", metavar="RUN|ARTIFACT", type=Existing())
+@click.argument("data", type=DataFile(stdin=True))
+@click.option("--model", "name", metavar="ID", help="The model of the run.  [default: the most accurate]")
+@click.option("--proba", is_flag=True, help="Also a column of probability for each class.")
+@click.option("--explain", is_flag=True, help="Also what each column adds to the raw score (linear models and trees).")
+@click.option(
+    "--background",
+    type=DataFile(),
+    metavar="FILE",
+    help="--explain: the rows to compare with, such as the training data.  [default: DATA's own]",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="CSV to write, whole or not at all.  [default: stdout]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
+@click.option("--sep", metavar="C", help="CSV: the character between cells.  [default: guessed]")
+@click.option("--encoding", metavar="E", help="CSV: such as utf-8 or cp1252.  [default: guessed]")
+@common
+def predict(
+    run: Path,
+    data: Path,
+    *,
+    name: str | None,
+    proba: bool,
+    explain: bool,
+    background: Path | None,
+    out: Path | None,
+    as_json: bool,
+    sep: str | None,
+    encoding: str | None,
+    **options: Any,
+) -> None:
+    if out is not None and out.exists() and not options["overwrite"]:
+        raise click.UsageError(f"{out} exists: choose another -o, or pass --overwrite.")
+    if background is not None and not explain:
+        raise click.UsageError("--background is for --explain; leave it out, or add that.")
+    from automl.estimators.runtime import load
+
+    from ..stream import open_chunks
+
+    place = artifact_of(run, name)
+    model = load(place)
+    if proba and model.classes_ is None:
+        raise click.UsageError("--proba is for classifiers, and this model does regression; leave it out.")
+    explainer = _explainer(place, model) if explain else None
+    with open_chunks(data, model.used, sep=sep, encoding=encoding) as chunks:
+        check_cells(model, chunks)
+        if explainer is not None:
+            _learn(explainer, model, chunks, background)
+        parts = (columns_of(model, frame, proba, explainer) for frame in chunks)
+        with target(out) as file:
+            _write_json(parts, file) if as_json else _write_csv(parts, file)
+
+
+def check_cells(model: runtime.Model, chunks: Chunks) -> None:
+    """Raises DataError for a column that is missing or a cell that does not read, before anything is written."""
+    import pandas as pd
+
+    from automl.estimators.runtime import CellError, shown
+
+    try:
+        model.predict(pd.DataFrame(columns=chunks.columns))
+    except (DataError, DataTypeError) as error:
+        raise type(error)(f"{chunks.name}: {error}") from None
+    entries = [e for e in model.encoder.entries if e.parsed in ("number", "date") and e.name in chunks.text]
+    row = chunks.first
+    for frame in chunks if entries else ():
+        for entry in entries:
+            try:
+                entry.parse(frame[entry.name])
+            except CellError as error:
+                where = f"{chunks.name}, row {row + error.row}" + (
+                    " (the header is row 1)" if chunks.first == 2 else ""
+                )
+                raise DataError(f"{where}, column {shown(entry.name)}: {error}") from None
+        row += len(frame)
+
+
+def columns_of(
+    model: runtime.Model, frame: pd.DataFrame, proba: bool, explainer: Explainer | None = None
+) -> dict[str, list[Any]]:
+    """Named columns: the prediction, then with `proba` one a class, then with an explainer the parts of the raw score."""
+    columns: dict[str, list[Any]] = {"prediction": model.predict(frame).tolist()}
+    labels = model.classes_
+    probabilities = model.predict_proba(frame) if labels is not None and (proba or explainer) else None
+    if proba and labels is not None and probabilities is not None:
+        columns |= {f"probability_{label}": probabilities[:, k].tolist() for k, label in enumerate(labels)}
+    if explainer is not None:
+        encoded = model.encoder.transform(frame)
+        explainer.check(encoded, columns["prediction"] if probabilities is None else probabilities)
+        columns |= explainer.columns(encoded)
+    return columns
+
+
+def _explainer(place: Path, model: runtime.Model) -> Explainer:
+    from ..explain import explainer_of
+
+    return explainer_of(place, model)
+
+
+def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks, background: Path | None) -> None:
+    from ..stream import open_chunks
+
+    if background is None:
+        for frame in chunks:
+            explainer.learn(model.encoder.transform(frame))
+    else:
+        with open_chunks(background, model.used) as others:
+            check_cells(model, others)
+            for frame in others:
+                explainer.learn(model.encoder.transform(frame))
+    if explainer.rows < 2:
+        raise click.UsageError(
+            "one row has nothing to be compared with: give --background FILE, such as the training data."
+        )
+    if explainer.rows < 30:
+        click.echo(f"note: the base value is the mean of {explainer.rows} rows only; --background takes more", err=True)
+
+
+def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
+    writer: Any = None
+    for columns in parts:
+        text = io.StringIO()
+        if writer is None:
+            csv.writer(text, lineterminator="\n").writerow(columns)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows(zip(*columns.values(), strict=True))
+        file.write(text.getvalue())
+
+
+def _write_json(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
+    """One object of columns: they stand one after another, so all of them are in memory."""
+    total: dict[str, list[Any]] = {}
+    for columns in parts:
+        for key, values in columns.items():
+            total.setdefault(key, []).extend(values)
+    file.write(show.json_text(total) + "\n")
+
+
+@contextmanager
+def target(out: Path | None) -> Iterator[Any]:
+    """stdout, or a file that is there whole or not at all."""
+    if out is None:
+        yield sys.stdout
+        return
+    handle, scratch = tempfile.mkstemp(dir=out.parent, prefix=".predict-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o666 & ~_umask())
+        os.replace(scratch, out)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before

@@ -1,0 +1,177 @@
+"""A CSV or Parquet file in chunks of rows, in constant memory, its cells exactly as `dataset.read_frame` reads them.
+
+pandas takes a CSV column's type from all of its cells: "01" is a number where every other cell is one, and text where one is
+not. So a file of more than one chunk is read twice, first for the types. Where the types of the chunks do not settle that of
+the whole (whole numbers beyond 64 bits), that one column is kept as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from automl.estimators.errors import DataError
+
+from .dataset import RaggedError, check_header, csv_options, open_parquet, parse, parsing, refuse_wrong
+from .dialect import looks_even, sniff
+from .source import Source, open_source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELLS = 1_000_000
+MOST_ROWS, LEAST_ROWS = 50_000, 64
+
+
+class Chunks:
+    """An opened file: iterating gives its chunks in order, as often as asked.
+
+    `first` is the number of the first row of data where the header, if there is one, is row 1; `text` are those of the
+    `columns` that may hold anything but numbers.
+    """
+
+    name: str
+    first = 1
+    columns: list[str]
+    text: frozenset[str]
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        raise NotImplementedError
+
+
+@contextmanager
+def open_chunks(
+    path: str | os.PathLike[str],
+    used: Sequence[str] = (),
+    *,
+    sep: str | None = None,
+    encoding: str | None = None,
+    rows: int | None = None,
+) -> Iterator[Chunks]:
+    """The file ("-": standard input) in chunks of about CELLS cells, or of `rows` rows; of Parquet only the columns `used`.
+
+    Raises what `read_frame` raises, before the first chunk: a CSV has been read to its end by then.
+    """
+    with open_source(path, encoding) as source:
+        yield _Parquet(source, used, rows) if source.kind == "parquet" else _Csv(source, sep, rows)
+
+
+def _chunk_rows(columns: int, rows: int | None) -> int:
+    return rows or max(LEAST_ROWS, min(MOST_ROWS, CELLS // max(1, columns)))
+
+
+_NUMBERS: tuple[set[str], ...] = (set(), {"int64"}, {"float64"}, {"int64", "float64"}, {"uint64"}, {"bool"})
+"""The kinds of chunks that make a column of numbers."""
+
+
+class _Csv(Chunks):
+    first = 2
+
+    def __init__(self, source: Source, sep: str | None, rows: int | None) -> None:
+        self.name, self._source = source.name, source
+        self._dialect = sniff(source.rewind(), source.name, sep)
+        check_header(source.name, self._dialect)
+        self._rows = _chunk_rows(self._dialect.fields, rows)
+        self._types: dict[str, Any] = {}
+        self._whole: dict[str, Any] = {}
+        self._only: pd.DataFrame | None = None
+        self.columns = self._look()
+
+    def _look(self) -> list[str]:
+        """Reads the whole file once: the columns' names, and the type of each. Raises DataError for a wrong record."""
+        kinds: dict[str, set[str]] = {}
+        total, short, chunk = 0, False, None
+        try:
+            for chunk in self._read({}):
+                total += len(chunk)
+                short = short or (len(chunk.columns) > 1 and bool(chunk.iloc[:, -1].isna().any()))
+                for name in chunk.columns:
+                    kinds.setdefault(name, set()).add(_kind(chunk[name]))
+            if short and not looks_even(self._source.rewind(), self._dialect, total + 1):
+                refuse_wrong(self._source, self._dialect)
+        except RaggedError as ragged:
+            refuse_wrong(self._source, self._dialect)
+            raise DataError(f"{self.name} cannot be read as CSV: {ragged}") from None
+        if not total or chunk is None:
+            raise DataError(f"{self.name} has a header and no rows")
+        self.text = frozenset(name for name, found in kinds.items() if found - {"empty"} not in _NUMBERS)
+        if total <= self._rows:
+            self._only = chunk
+        else:
+            self._settle(kinds)
+        return list(kinds)
+
+    def _settle(self, kinds: dict[str, set[str]]) -> None:
+        """Finds the types with which every chunk has what the whole would have; the rest are kept as the whole has them."""
+        beyond = []
+        for name, found in kinds.items():
+            known = found - {"empty"}
+            if known & {"uint64", "bigint"} and found != {"uint64"}:
+                beyond.append(name)
+            elif (known == {"int64"} and "empty" in found) or known == {"int64", "float64"}:
+                self._types[name] = "float64"
+            elif len(known) > 1 and known != {"bool", "bools"}:  # numbers here and booleans there are text as well
+                self._types[name] = str
+        if beyond:
+            whole = parse(self._source.rewind(), self.name, self._dialect)
+            self._whole = {name: whole[name] for name in beyond}
+
+    def _read(self, types: dict[str, Any]) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
+        with parsing(self.name, self._dialect):
+            reader: Any = pd.read_csv(
+                self._source.rewind(), chunksize=self._rows, dtype=types or None, **csv_options(self._dialect)
+            )
+        while True:
+            with parsing(self.name, self._dialect):
+                chunk = next(reader, None)
+            if chunk is None:
+                return
+            yield chunk.reset_index(drop=True)
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        if self._only is not None:
+            yield self._only
+            return
+        start = 0
+        for frame in self._read(self._types):
+            for name, column in self._whole.items():
+                frame[name] = column.iloc[start : start + len(frame)].reset_index(drop=True)
+            start += len(frame)
+            yield frame
+
+
+def _kind(column: Any) -> str:
+    """What pandas made of a chunk's cells: empty, int64, uint64, bigint, float64, bool, bools (some are missing), text."""
+    kind = column.dtype.kind
+    if kind in "iu":
+        return "int64" if kind == "i" else "uint64"
+    if kind == "b":
+        return "bool"
+    known = column.notna()
+    if not known.any():
+        return "empty"
+    if kind == "f":
+        return "float64"
+    first = type(column[known].iloc[0])
+    return "bigint" if first is int else "bools" if first.__name__ in ("bool", "bool_") else "text"
+
+
+class _Parquet(Chunks):
+    def __init__(self, source: Source, used: Sequence[str], rows: int | None) -> None:
+        self.name = source.name
+        self._opened = open_parquet(source)
+        self.columns = self._opened.names
+        wanted = set(used)
+        self._read = [name for name in self.columns if name in wanted] or self.columns
+        self._rows = _chunk_rows(len(self._read), rows)
+        self.text = frozenset(self._read) - set(self._opened.numbers())
+        self._floats = self._opened.whole_numbers_with_missing(self._read)
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        for frame in self._opened.batches(self._read, self._rows):
+            # a column of whole numbers with a missing one anywhere is one of floats everywhere
+            yield frame.astype({name: "float64" for name in self._floats if name in frame.columns})
