@@ -65,8 +65,8 @@ class Vectors:
     def __init__(
         self, encoder: Any, kinds: Mapping[str, str], columns: Mapping[str, Sequence[Any]], wanted: Any
     ) -> None:
-        self.wanted = wanted.reshape(len(wanted), -1)
-        self.scale = 1.0 if wanted.ndim > 1 else float(np.std(wanted))
+        self.wanted = wanted if wanted.ndim > 1 else wanted[:, None]
+        self.scale = 1.0 if wanted.ndim > 1 or not len(wanted) else float(np.std(wanted))
         reads: dict[str, Any] = {}
         for entry in encoder.entries:
             for name in getattr(entry, "names", [entry.name]):

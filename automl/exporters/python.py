@@ -40,7 +40,8 @@ class Python(Exporter):
         reference = Reference.open(artifact)
         target = place_of(destination, ".py", "model.py")
         content = source(reference.manifest, reference.members["model.onnx"]).encode("ascii")
-        proof = reference.prove(lambda columns: run(content, columns), self.name)
+        shape = (-1, len(reference.manifest["classes"])) if reference.manifest["classes"] else (-1,)
+        proof = reference.prove(lambda columns: run(content, columns).reshape(shape), self.name)
         return write_file(target, content, proof)
 
 
