@@ -103,7 +103,11 @@ class _Steps:
         self.source.table(f"float weights_{n}", floats(weights))
         self.source.table(f"float bias_{n}", floats(bias))
         x, y = self.name(step.inputs[0]), self.vector(f"v{n}", step.size)
-        self.lines.append(f"dense({x}, {len(weights)}, weights_{n}, bias_{n}, {len(bias)}, {y});")
+        d, m = weights.shape
+        if step.size == m:
+            self.lines.append(f"dense({x}, {d}, weights_{n}, bias_{n}, {m}, {y});")
+        else:
+            self.loop(step.size // m, f"dense(&{x}[i * {d}], {d}, weights_{n}, bias_{n}, {m}, &{y}[i * {m}]);")
 
     def _unary(self, n: int, step: Step, data: Mapping[str, Any]) -> None:
         call, x = data["call"], f"{self.name(step.inputs[0])}[i]"
@@ -136,7 +140,11 @@ class _Steps:
 
     def _softmax(self, n: int, step: Step, data: Mapping[str, Any]) -> None:
         self.source.blocks.add("softmax")
-        self.lines.append(f"softmax({self.name(step.inputs[0])}, {step.size}, {self.vector(f'v{n}', step.size)});")
+        x, y, length = self.name(step.inputs[0]), self.vector(f"v{n}", step.size), data["length"]
+        if step.size == length:
+            self.lines.append(f"softmax({x}, {length}, {y});")
+        else:
+            self.loop(step.size // length, f"softmax(&{x}[i * {length}], {length}, &{y}[i * {length}]);")
 
     def _reduce(self, n: int, step: Step, data: Mapping[str, Any]) -> None:
         x, y, length = self.name(step.inputs[0]), self.vector(f"v{n}", step.size), data["length"]

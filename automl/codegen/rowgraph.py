@@ -40,10 +40,11 @@ class Step:
     """One step, which writes `size` numbers.
 
     `op` and what `data` holds for it:
-    "pick" (index: positions of the input), "join" (the inputs, one after another), "dense" (weights (d, m), bias (m,)),
+    "pick" (index: positions of the input), "join" (the inputs, one after another), "dense" (weights (d, m), bias (m,); every d
+    numbers become m),
     "unary" (call: an ONNX operator, alpha, gamma), "binary" (call; an input is a Vector or a constant; index: how each
-    Vector's numbers are taken, (times, over): number i is i / over % times), "softmax", "reduce" (call, length of each
-    group), "smallest" (the k smallest numbers, equal ones by position), "places" (their positions), "rows" (table (r, o):
+    Vector's numbers are taken, (times, over): number i is i / over % times), "softmax" (length of each group), "reduce"
+    (call, length of each group), "smallest" (the k smallest numbers, equal ones by position), "places" (their positions), "rows" (table (r, o):
     its rows at the positions), "trees" (trees: `program_trees.Trees`).
     """
 
@@ -203,17 +204,20 @@ class _Builder:
         return [self.dense(x, weights, np.zeros(weights.shape[1], np.float32))]
 
     def dense(self, x: Vector, weights: Any, bias: Any) -> Vector:
-        if x.shape != (1, weights.shape[0]):
+        if x.shape[-1] != weights.shape[0]:
             raise self.refuse(f"its graph multiplies the shapes {x.shape} and {weights.shape}")
-        arrays = (np.asarray(part, np.float32) for part in (weights, bias))
-        weights, bias = arrays
-        return self.step("dense", [x], (1, weights.shape[1]), weights=weights, bias=bias)
+        weights, bias = (np.asarray(part, np.float32) for part in (weights, bias))
+        return self.step("dense", [x], (*x.shape[:-1], weights.shape[1]), weights=weights, bias=bias)
 
     def on_softmax(self, inputs: list[Any], a: Mapping[str, Any]) -> list[Any]:
         x = inputs[0]
-        if a.get("axis", -1) % len(x.shape) != len(x.shape) - 1 or x.shape[-1] != x.size:
-            raise self.refuse(f"its graph has Softmax over the shape {x.shape}")
-        return [self.step("softmax", [x], x.shape)]
+        if a.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+            raise self.refuse("its graph has Softmax over another axis than the last")
+        return [self.step("softmax", [x], x.shape, length=x.shape[-1])]
+
+    def on_tile(self, inputs: list[Any], a: Mapping[str, Any]) -> list[Any]:
+        order = np.tile(np.arange(inputs[0].size).reshape(inputs[0].shape), inputs[1].tolist())
+        return [self.step("pick", inputs[:1], order.shape, index=order.reshape(-1))]
 
     def on_gather(self, inputs: list[Any], a: Mapping[str, Any]) -> list[Any]:
         data, index = inputs

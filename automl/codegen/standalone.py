@@ -466,17 +466,29 @@ def binary(call: str, size: int, first: Sequence[int], second: Sequence[int]) ->
 
 
 def dense(weights: Sequence[float], bias: Sequence[float]) -> Callable[[Vector], Vector]:
-    """`weights` hold one output's after another's."""
+    """Every so many numbers as there are inputs to the outputs; `weights` hold one output's after another's."""
     inputs = len(weights) // len(bias)
     rows = [(weights[i * inputs : (i + 1) * inputs], start) for i, start in enumerate(bias)]
-    return lambda x: [sum(map(mul, x, row), start) for row, start in rows]
+    return lambda x: [
+        sum(map(mul, part, row), start)
+        for part in (x[i : i + inputs] for i in range(0, len(x), inputs))
+        for row, start in rows
+    ]
 
 
-def softmax(x: Vector) -> Vector:
-    most = max(x)
-    grown = [math.exp(each - most) for each in x]
-    total = math.fsum(grown)
-    return [each / total for each in grown]
+def softmax(length: int) -> Callable[[Vector], Vector]:
+    """Of every `length` numbers."""
+
+    def run(x: Vector) -> Vector:
+        out: list[float] = []
+        for i in range(0, len(x), length):
+            most = max(x[i : i + length])
+            grown = [math.exp(each - most) for each in x[i : i + length]]
+            total = math.fsum(grown)
+            out += [each / total for each in grown]
+        return out
+
+    return run
 
 
 def reduce(call: str, length: int) -> Callable[[Vector], Vector]:
@@ -539,7 +551,7 @@ def made(op: str, size: int, data: Mapping[str, Any]) -> Callable[..., Vector]:
     if op == "binary":
         return binary(data["call"], size, *data["index"])
     if op == "softmax":
-        return softmax
+        return softmax(data["length"])
     if op == "reduce":
         return reduce(data["call"], data["length"])
     if op == "smallest":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..exporter import Exporter, record, refuse_options, write_folder
+from automl.estimators.errors import ArtifactError
+
+from ..exporter import Exporter, free, record, refuse_options, write_folder
 
 FLAGS = ("-std=c99", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 """With these the proof compiles; optimised only as far as it pays for one run of the test rows."""
@@ -39,7 +42,6 @@ class C(Exporter):
 
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
         from ..codegen.c_source import source_files
-        from ..exporter import free
         from ..parity import Reference, predictions
 
         refuse_options(self.name, options)
@@ -98,10 +100,10 @@ def _text(cell: Any) -> str:
     return "s " + "".join(plain)
 
 
-def compiler() -> str | None:
-    """The system's C compiler: $CC, or the first of cc, gcc and clang."""
-    named = os.environ.get("CC", "").split()
-    return next((found for name in (*named[:1], "cc", "gcc", "clang") if (found := shutil.which(name))), None)
+def compiler() -> list[str] | None:
+    """The command of the system's C compiler: $CC, or the first of cc, gcc and clang."""
+    named = shlex.split(os.environ.get("CC", ""))
+    return next((words for words in (named, ["cc"], ["gcc"], ["clang"]) if words and shutil.which(words[0])), None)
 
 
 def prove(reference: Any, files: Mapping[str, bytes], test: Vectors, form: str) -> dict[str, Any]:
@@ -115,29 +117,23 @@ def prove(reference: Any, files: Mapping[str, bytes], test: Vectors, form: str) 
             (folder / name).write_bytes(content)
         program = build(found, folder)
         proof: dict[str, Any] = reference.prove(lambda columns: run(program, folder / "all_vectors.txt", test), form)
-    return {**proof, "compiler": Path(found).name, "flags": " ".join(FLAGS)}
+    return {**proof, "compiler": " ".join([*found, *FLAGS])}
 
 
-def build(compiler: str, folder: Path, flags: Sequence[str] = FLAGS) -> Path:
+def build(compiler: Sequence[str], folder: Path) -> Path:
     """Compiles the test program in the folder, warnings as errors. ArtifactError where the compiler refuses."""
     program = folder / "test_model"
-    command = [compiler, *flags, "model.c", "test_model.c", "-o", str(program), "-lm"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = _ran([*compiler, *FLAGS, "model.c", "test_model.c", "-o", str(program), "-lm"], folder)
     if done.returncode:
-        from automl.estimators.errors import ArtifactError
-
         raise ArtifactError(
-            f"format 'c' is refused for this model: {compiler} does not take its source: {done.stderr.strip()[:300]}"
+            f"format 'c' is refused for this model: {compiler[0]} does not take its source: {done.stderr.strip()[:300]}"
         )
     return program
 
 
 def run(program: Path, vectors: Path, test: Vectors) -> Any:
     """The test program's predictions, (n, K) or (n,)."""
-    from automl.estimators.errors import ArtifactError
-
-    command = [str(program), str(vectors), "--print"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = _ran([str(program), str(vectors), "--print"], vectors.parent)
     found = np.array(done.stdout.split(), np.float64)
     if done.returncode not in (0, 1) or found.size != test.wanted.size:
         raise ArtifactError(
@@ -145,3 +141,14 @@ def run(program: Path, vectors: Path, test: Vectors) -> Any:
         )
     shaped = found.reshape(test.wanted.shape)
     return shaped if test.wanted.shape[1] > 1 else shaped[:, 0]
+
+
+def _ran(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ArtifactError(
+            f"format 'c' is refused for this model: {Path(command[0]).name} took more than {SECONDS} s"
+        ) from None

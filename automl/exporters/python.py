@@ -16,6 +16,8 @@ from ..exporter import Exporter, place_of, refuse_options, write_file
 
 MOST_BYTES = 2_000_000
 """Of the written file: a larger one takes seconds to compile, and a row milliseconds."""
+MOST_WORK = 1_000_000
+"""Multiplications for a row; so many take some 30 milliseconds."""
 SECONDS = 300
 """The proof on all rows may take so long."""
 WIDTH = 118
@@ -52,11 +54,18 @@ def source(manifest: Mapping[str, Any], graph: bytes) -> str:
     from .. import __version__
     from ..codegen.rowgraph import read
 
+    graph_steps = read(graph, "python")
+    work = sum(step.size * len(step.data["weights"]) for step in graph_steps.steps if step.op == "dense")
+    if work > MOST_WORK:
+        raise ArtifactError(
+            f"format 'python' cannot hold this model: a row would take {work / 1e6:.1f} million multiplications, at most "
+            f"{MOST_WORK / 1e6:g} million are done; use format 'c', 'onnx' or 'bundle'"
+        )
     tables = {
         "task": manifest["task"],
         "classes": manifest["classes"],
         "encoder": manifest["encoder"],
-        **steps_of(read(graph, "python")),
+        **steps_of(graph_steps),
     }
     code = (Path(__file__).parents[1] / "codegen" / "standalone.py").read_text(encoding="ascii")
     model = literal(tables)
@@ -209,14 +218,14 @@ def run(content: bytes, columns: Mapping[str, Sequence[Any]], python: str = sys.
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
         path = Path(scratch) / "model.py"
         path.write_bytes(content)
-        done = subprocess.run(
-            [python, "-I", "-S", "-c", HARNESS, str(path)],
-            input=json.dumps({"names": list(columns), "cells": cells}),
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        command = [python, "-I", "-S", "-c", HARNESS, str(path)]
+        request = json.dumps({"names": list(columns), "cells": cells})
+        try:
+            done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise ArtifactError(
+                f"format 'python' is refused for this model: {len(cells[0])} rows took more than {SECONDS} s"
+            ) from None
     if done.returncode:
         raise ArtifactError(f"format 'python' is refused for this model: its file fails: {done.stderr.strip()[-300:]}")
     return np.asarray(json.loads(done.stdout), np.float64)
