@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,15 +17,15 @@ from ..exporter import Exporter, place_of, refuse_options, write_file
 
 MOST_BYTES = 2_000_000
 """Of the written file: a larger one takes seconds to compile, and a row milliseconds."""
-MOST_WORK = 1_000_000
-"""Multiplications for a row; so many take some 30 milliseconds."""
+MOST_WORK = 200_000
+"""Multiplications for a row; so many take some 10 milliseconds."""
 SECONDS = 300
 """The proof on all rows may take so long."""
 WIDTH = 118
 
 
 class Python(Exporter):
-    """Writes `automl/codegen/standalone.py` with the model's tables in it.
+    """Writes `standalone_row.py` and `standalone.py` of `automl/codegen/` as one file, with the model's tables in it.
 
     A row is predicted in pure Python, by double arithmetic over float32 tables: every comparison decides as the artifact's
     does, sums differ in their last digits.
@@ -67,17 +68,31 @@ def source(manifest: Mapping[str, Any], graph: bytes) -> str:
         "encoder": manifest["encoder"],
         **steps_of(graph_steps),
     }
-    code = (Path(__file__).parents[1] / "codegen" / "standalone.py").read_text(encoding="ascii")
     model = literal(tables)
-    text = (
-        f"{code}\n\n# --- this model, written by automl-frontier {__version__} ---\n\nMODEL = Model(\n{model}\n)\n{USE}"
-    )
+    text = f"{code()}\n\n# --- this model, written by automl-frontier {__version__} ---\n\nMODEL = Model(\n{model}\n)\n{USE}"
     if len(text) > MOST_BYTES:
         raise ArtifactError(
             f"format 'python' cannot hold this model: its source would be {len(text) / 1e6:.1f} MB, at most "
             f"{MOST_BYTES / 1e6:g} MB are written; use format 'c', 'onnx' or 'bundle'"
         )
     return text
+
+
+def code() -> str:
+    """The text of the two files of `codegen/` as one: the second's docstring, their imports, their bodies."""
+    home = Path(__file__).parents[1] / "codegen"
+    texts = ((home / name).read_text(encoding="ascii") for name in ("standalone_row.py", "standalone.py"))
+    row, model = (re.sub(r"  # noqa.*", "", text) for text in texts)
+    future = "from __future__ import annotations\n"
+    docstring = model[: model.index(future)]
+    heads, bodies = zip(
+        *(text[text.index(future) + len(future) :].split("# --- ", 1) for text in (row, model)), strict=True
+    )
+    lines = {line for head in heads for line in head.splitlines() if line and not line.startswith("from .")}
+    imports = "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line)))
+    return (
+        "\n".join([docstring + future, imports, "", *(f"# --- {body.rstrip()}\n\n" for body in bodies)]).rstrip() + "\n"
+    )
 
 
 USE = """

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automl.codegen import standalone
+from automl.codegen.c_source import source_files
 from automl.codegen.c_text import RESERVED, Strings, array, comment, floats, identifiers
+from automl.codegen.standalone_row import from_iso
 from automl.errors import ArtifactError
 from automl.estimators import artifact, runtime
 from automl.estimators.graph import Graph
@@ -301,9 +302,9 @@ def test_moments_are_read_alike_where_datetime_reads_fewer_forms() -> None:
         "04.03.2021",
     ]
     for text in forms:
-        assert standalone.from_iso(text) == datetime.datetime.fromisoformat(text), text
+        assert from_iso(text) == datetime.datetime.fromisoformat(text), text
     for text in wrong:
-        for read in (standalone.from_iso, datetime.datetime.fromisoformat):
+        for read in (from_iso, datetime.datetime.fromisoformat):
             with pytest.raises(ValueError):
                 read(text)
 
@@ -372,6 +373,19 @@ def test_the_c_source_says_the_labels_and_takes_no_warning(made: Maker, tmp_path
     subprocess.run(command, cwd=written, check=True)
     said = subprocess.run([str(written / "labels")], capture_output=True, check=True).stdout
     assert said == b"".join(label.encode("utf-8", "surrogatepass") + b"\n\x01" for label in EVIL)
+
+
+def test_the_c_source_reads_every_cell_as_the_runtime_does(made: Maker, tmp_path: Path, compiler: list[str]) -> None:
+    place = made()
+    model = runtime.load(place)
+    found = source_files(model.manifest, (place / "model.onnx").read_bytes())
+    rows = raw_rows(400)
+    columns = {name: [row.get(name) for row in rows] for name in model.used}
+    wanted = np.stack([model.predict_proba_one(row) for row in rows]).astype(np.float64)
+    test = c.Vectors(model.encoder, found.kinds, columns, wanted)
+    for name, content in {**found.files, "vectors.txt": test.text(len(rows))}.items():
+        (tmp_path / name).write_bytes(content)
+    assert c.run(c.build(compiler, tmp_path), tmp_path / "vectors.txt", test) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_test_program_finds_a_wrong_number(made: Maker, tmp_path: Path, compiler: list[str]) -> None:
