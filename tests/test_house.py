@@ -235,7 +235,9 @@ def test_the_wheel_holds_every_source_file_and_nothing_else(tmp_path: Path) -> N
     wanted = set()
     for name in files:
         floor = name.parts[0]
-        if floor in FLOORS and (name.suffix in (".py", ".json", ".c", ".csv") or name.name == "py.typed"):
+        if floor in FLOORS and (
+            name.suffix in (".py", ".json", ".c", ".h", ".csv") or name.name in ("py.typed", "CMakeLists.txt")
+        ):
             wanted.add(str(name) if floor == "automl" else f"automl/{name}")
     assert held == wanted
 

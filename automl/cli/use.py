@@ -25,6 +25,8 @@ Formats:
   onnx       one .onnx file, raw named columns in, for onnxruntime in any language
   sklearn    an equal scikit-learn Pipeline in one .skops file (needs the extra skops)
   mlflow     an MLflow model folder (pyfunc, no pickle) with signature and input example
+  python     one .py file without dependencies, for models of up to about 2 MB of source
+  c          a folder of C99 source without dependencies, with test vectors
   container  a folder with Dockerfile, pinned requirements, the artifact and the HTTP server
 
 Each export is compared with the model on 1,000 rows with missing and unseen values before it is written; record.json says how
@@ -63,7 +65,8 @@ def export(
         return
     print(written)
     if not options["quiet"]:
-        said = f"compared on {proof['rows']:,} rows: differs by at most {proof['largest_difference']:.1g}"
+        said = f"compared on {proof['rows']:,} rows: differs by at most {proof.get('largest_difference', 0.0):.1g}"
+        said = proof.get("note", said)
         trusted = f"; load it with trusted={proof['trusted']}" if "trusted" in proof else ""
         click.echo(said + trusted, err=True)
 

@@ -6,12 +6,14 @@ from automl.estimators.errors import UsageError
 
 from ..exporter import Exporter
 from .bundle import Bundle
+from .c import C
 from .container import Container
 from .mlflow import MLflow
 from .onnx import Onnx
+from .python import Python
 from .sklearn import Sklearn
 
-EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), Sklearn(), MLflow(), Container())
+EXPORTERS: tuple[Exporter, ...] = (Bundle(), Onnx(), Python(), C(), Sklearn(), MLflow(), Container())
 
 
 def by_name(name: str) -> Exporter:

@@ -15,13 +15,14 @@ from automl.estimators.families import FAMILIES
 from automl.estimators.pipeline import Pipeline
 from automl.exporter import Exporter, proof_of
 from automl.exporters import EXPORTERS
+from automl.exporters.c import compiler
 from automl.exporters.container import server_files
 
 MEMBERS = ("baseline", "linear", "tree", "forest", "lightgbm", "network", "neighbours")
 TASKS = ("binary", "multiclass", "regression")
 REFUSED = {("sklearn", "neighbours"): "operator TopK"}
 """(format, family): why the format cannot hold it. What isn't here is exported."""
-SUFFIXES = {"onnx": ".onnx", "sklearn": ".skops"}
+SUFFIXES = {"onnx": ".onnx", "python": ".py", "sklearn": ".skops"}
 every = pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda e: e.name)
 
 
@@ -29,6 +30,8 @@ def ready(exporter: Exporter) -> Exporter:
     """The exporter, if what it needs is there."""
     if exporter.name == "sklearn":
         pytest.importorskip("skops", reason="the format sklearn needs the extra skops")
+    if exporter.name == "c" and compiler() is None:
+        pytest.skip("the proof of format c needs a C compiler")
     if exporter.name == "container":
         pytest.importorskip("uvicorn", reason="the format container needs the extra serve")
         pytest.importorskip("orjson", reason="the format container needs the extra serve")
