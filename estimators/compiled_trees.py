@@ -121,7 +121,7 @@ def _place(trees: Trees) -> _Placed:
     free = np.ones(count, np.int64)  # of each tree, the next place
     code, tree, place = trees.roots.astype(np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
     leaves, depths = np.zeros(count), np.zeros(count)
-    found: list[tuple[NDArray[np.int64], ...]] = []
+    found: list[tuple[NDArray[Any], ...]] = []
     total, most, depth = 0, 4 * (trees.splits + trees.leaves) + 4 * count, 0
     while len(code):
         total += len(code)
@@ -141,8 +141,8 @@ def _place(trees: Trees) -> _Placed:
         tree = np.repeat(owner, 2)
         place = np.column_stack([children, children + 1]).reshape(-1).astype(np.int32)
         depth += 1
-    columns = [np.concatenate([parts[i] for parts in found]) for i in range(4)]
-    return _Placed(*columns, depths / leaves)
+    codes, owners, places, steps = (np.concatenate([parts[i] for parts in found]) for i in range(4))
+    return _Placed(codes, owners, places, steps, depths / leaves)
 
 
 def _targets(trees: Trees, placed: _Placed, leaf: NDArray[np.bool_], count: int) -> tuple[bool, NDArray[np.int64]]:

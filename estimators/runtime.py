@@ -1467,7 +1467,7 @@ class Model:
         ):
             raise ValueError(f"task {shown(self.task)} with {len(self._labels)} classes")
         batch, wanted = int(manifest.get("batch", BLOCK_ROWS)), engine or manifest.get("engine", "onnx")
-        self._engine = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
+        self._engine: Any = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
         self.engine: str = self._engine.name
         self._free = [_OneRow(self._engine, self.encoder, self._outputs)]
         self._frame: tuple[Any, Callable[[Any], tuple[Any, ...]]] | None = (

@@ -469,7 +469,11 @@ class Finish:
         mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
-        compared = len(self.study.best_rung()) if self.study.setting.split.cross_validated else len(models)
+        compared = (
+            len(self.study.best_rung())
+            if self.study.setting.split.cross_validated
+            else len({t.number for t in measured})
+        )
         sure = NormalDist().inv_cdf(1 - 0.05 / max(2, compared))
         for i, trial in enumerate(measured):
             if (
@@ -478,7 +482,10 @@ class Finish:
                 and not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()
             ):
                 mask[i] = True
-        return [m for m, keep in zip(models, mask, strict=True) if keep]
+        kept = [i for i, keep in enumerate(mask) if keep]
+        if len(kept) > MOST:  # models on two engines
+            kept = sorted({kept[0], *(kept[i] for i in thin(values[kept], MOST - 1, objectives))})
+        return [models[i] for i in kept]
 
 
 def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,3 +35,13 @@ def test_a_fraction_without_a_selection_is_no_plan_of_its_own() -> None:
     a = from_point({**point, "selection": "none", "fraction": 0.5}, family, FACTS, 1)
     b = from_point({**point, "selection": "gain", "fraction": 1.0}, family, FACTS, 1)
     assert a == b
+
+
+def test_the_engine_is_part_of_a_plan_and_the_usual_one_leaves_its_id_as_it_was() -> None:
+    plan = Plan("linear")
+    other = replace(plan, hardware=replace(plan.hardware, engine="compiled"))
+    assert other.id != plan.id == "b534602a648f"
+    assert Plan.from_dict(other.as_dict()) == other
+    older = plan.as_dict()
+    del older["hardware"]["engine"]
+    assert Plan.from_dict(older) == plan
