@@ -102,7 +102,7 @@ class Agenda:
     def _best(self, waiting: Sequence[Trial]) -> tuple[Trial | None, float]:
         """The promotion with the largest index, and that; none of the frozen ones."""
         prospects, record = self.prospects, self.record
-        known = np.array([record.values(t) for t in self._rivals()])
+        known = np.array([record.expected(t) for t in self._rivals()])
         samples = np.stack([prospects.positions(prospects.samples(t), known) for t in waiting])
         gains = self._gains(prospects.positions(known, known), samples)
         best: tuple[Trial | None, float] = (None, 0.0)
@@ -115,7 +115,7 @@ class Agenda:
     def alive(self, waiting: Sequence[Trial]) -> NDArray[np.bool_]:
         """(c,) which plans may improve the others' front; one whose errors rise is not judged by what they would be."""
         prospects, rivals = self.prospects, self._rivals()
-        known = np.array([self.record.values(t) for t in rivals])
+        known = np.array([self.record.expected(t) for t in rivals])
         errors = [k for k, o in enumerate(self.record.setting.objectives) if o.name == "error"]
         front, found = prospects.positions(known, known), np.ones(len(waiting), np.bool_)
         for i, trial in enumerate(waiting):
@@ -178,7 +178,7 @@ class Agenda:
             gain = 0.0
             before = [b for b in record.trials[:number] if b.status == "completed" and b.rung >= 0]
             if t.status == "completed" and before:
-                known = np.array([record.values(b) for b in (*before, t)])
+                known = np.array([record.expected(b) for b in (*before, t)])
                 sample = self.prospects.positions(self.prospects.samples(t), known)
                 front = self.prospects.positions(known[:-1], known)
                 gain = float(self._gains(front, sample[None])[0]) * self.prospects.feasible(t)

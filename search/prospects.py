@@ -32,7 +32,7 @@ class Prospects:
 
         What a promotion tells is the error: a plan whose costs are a little uncertain is not worth a fit for them.
         """
-        values = self.record.values(trial)
+        values = self.record.expected(trial)
         deviates = normals(len(values))
         drawn = np.tile(values, (len(deviates), 1))
         for k, objective in enumerate(self.record.setting.objectives):
@@ -73,7 +73,7 @@ class Prospects:
 
     def feasible(self, trial: Trial) -> float:
         """P(a completed trial's plan meets the limits at the target); what a search doesn't measure is taken to be met."""
-        chance, steering = 1.0, self.record.steering(trial)
+        chance, steering = 1.0, self.record.outlook(trial)
         for name, allowed in self.bounds.items():
             if name == "min_score":
                 most = self.record.setting.metric.error_of(allowed)

@@ -222,9 +222,21 @@ class Record:
 
     def values(self, trial: Trial) -> list[float]:
         """The objectives of a completed trial, minimised; a missing one counts as infinitely bad."""
-        steering = self.steering(trial)
-        read = (value_of(objective, steering) for objective in self.setting.objectives)
+        return self._read(self.steering(trial))
+
+    def _read(self, measurement: Measurement) -> list[float]:
+        read = (value_of(objective, measurement) for objective in self.setting.objectives)
         return [math.inf if value is None else value for value in read]
+
+    def expected(self, trial: Trial) -> list[float]:
+        """The objectives as `values`, of a trial on fewer rows as they are expected to be at the target."""
+        return self._read(self.outlook(trial))
+
+    def outlook(self, trial: Trial) -> Measurement:
+        """The measurement of a completed trial at the target: as it is there, else by the laws of its plan."""
+        family = self.setting.families.get(trial.plan.family)
+        steering = self.steering(trial)
+        return steering if family is None or trial.rows == self.target else self._at_target(trial, family)
 
     def steering(self, trial: Trial) -> Measurement:
         """The measurement that steers the search. Where only trials are counted, times and memory, which differ from run to
@@ -235,11 +247,11 @@ class Record:
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
         if family is None:
             return measured
-        if self.target != trial.rows and trial.status == "completed" and trial.rung >= 0:
+        if self.setting.target_rows is not None and trial.status == "completed" and trial.rung >= 0:
             measured = self._at_target(trial, family)
         if math.isfinite(self.setting.limits.seconds):
             return measured
-        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, self.target)
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, self.setting.target_rows or trial.rows)
         size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(

@@ -193,8 +193,8 @@ def test_a_plan_that_breaks_a_limit_is_not_promoted_first(record: Any) -> None:
 def test_plans_on_few_rows_are_compared_by_what_they_would_be_on_all(record: Any) -> None:
     made = record()
     small, large = ended(made, 2, error=1.0), ended(made, 3, error=1.0, rung=2)
-    assert made.values(large)[:2] == [1.0, 0.5]
-    error, seconds, *_ = made.values(small)
+    assert made.expected(large)[:2] == [1.0, 0.5]
+    error, seconds, *_ = made.expected(small)
     assert 0.8 < error < 0.9
     assert seconds > 4 * 0.5
 
