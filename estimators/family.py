@@ -76,8 +76,11 @@ class Family(ABC):
     """Whether training uses more than one thread."""
     reads: ClassVar[bool] = True
     """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
-    steady: ClassVar[bool] = False
-    """Whether fits on other rows of a table are so alike that their mean is no better than one of them (Breiman 1996)."""
+    bagged: ClassVar[bool] = True
+    """Whether the mean of its fits on other rows is worth judging: not where they are too alike to gain (Breiman 1996), and not
+
+    where early stopping on fewer rows makes each worse than the single fit by more than the mean gains.
+    """
     order: ClassVar[int] = 100
     """Simplest first: the search tries families in this order."""
     iterations: ClassVar[str | None] = None

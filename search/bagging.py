@@ -4,7 +4,7 @@
 bag but one, so what the mean does on new rows cannot be read off their own predictions: the losses of the models alone are
 only an upper bound of it. So bagging is cross-validated itself: a model is fitted for each pair of folds on the rows of
 neither, and a row is predicted by the mean of those that left its fold out. These are one fewer than the bag's, on three
-quarters of the rows: the score reported, with its interval, is that of a smaller bag on fewer rows, on the safe side.
+quarters of the rows: the score reported, with its interval, is that of a smaller bag on fewer rows.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Bagging:
             if len(found) == MOST or behind > NEAR * float(paired_errors([own, best])[0, 1]):
                 break
             needed = self._judging(trial) / setting.slots + self.fitting(trial)
-            helps = not setting.families[trial.plan.family].steady and trial.plan.prefix == trial.plan.rescale == 1.0
+            helps = setting.families[trial.plan.family].bagged and trial.plan.prefix == trial.plan.rescale == 1.0
             if helps and needed <= room and trial.plan.family not in {t.plan.family for t in found}:
                 found.append(trial)
                 room -= needed

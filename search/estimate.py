@@ -121,7 +121,9 @@ def law_change(
 
 
 def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list[Measurement]:
-    """The finished models' measurements with their estimated errors and scores; (trial, costs) of each.
+    """The finished models' measurements with their estimated errors and scores; (trial, costs) of each. A model that stands
+
+    there on two engines is one competitor, with the costs of the later one.
 
     What competed for a place on the front: where untouched rows score, the finished models by what was measured of
     them; in cross-validation all trials, by what steered the search.

@@ -41,7 +41,7 @@ class Baseline(Family):
 
     name: ClassVar[str] = "baseline"
     reads: ClassVar[bool] = False
-    steady: ClassVar[bool] = True
+    bagged: ClassVar[bool] = False
     merges_duplicates: ClassVar[bool] = True
     order: ClassVar[int] = 0
     seconds_per_unit: ClassVar[float] = 5e-9

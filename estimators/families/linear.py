@@ -37,7 +37,7 @@ class Linear(Family):
 
     name: ClassVar[str] = "linear"
     reduces: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    bagged: ClassVar[bool] = False
     order: ClassVar[int] = 10
     copies: ClassVar[float] = 4.0
     seconds_per_unit: ClassVar[float] = 6e-10

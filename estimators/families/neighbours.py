@@ -35,7 +35,7 @@ class Neighbours(Family):
     name: ClassVar[str] = "neighbours"
     sparse: ClassVar[bool] = False
     reduces: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    bagged: ClassVar[bool] = False
     order: ClassVar[int] = 20
     seconds_per_unit: ClassVar[float] = 4e-10
 

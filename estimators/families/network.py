@@ -49,6 +49,7 @@ class Network(Family):
     reduces: ClassVar[bool] = True
     # a second thread made an epoch 3 to 20 times slower on two busy cores (OpenMP barriers) and not faster on idle ones
     parallel: ClassVar[bool] = False
+    bagged: ClassVar[bool] = False
     order: ClassVar[int] = 80
     iterations: ClassVar[str | None] = "epochs"
     seconds_per_unit: ClassVar[float] = 3e-11

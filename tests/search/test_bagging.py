@@ -14,7 +14,7 @@ from sklearn.model_selection import TimeSeriesSplit
 
 import automl
 from automl import Budget, runtime
-from automl.estimators.families import by_name
+from automl.estimators.families import FAMILIES, by_name
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.table import Table, from_frame
 from automl.search.bagging import BagJob, fit_bag, judge_bag, partitioned
@@ -135,7 +135,7 @@ def test_a_resumed_run_has_its_bags_again(fitted: Any, table: Path) -> None:
     assert bags(automl.api.resume(table.parent / "run", Budget(trials=5)))
 
 
-def test_steady_models_have_no_bags(table: Path) -> None:
-    assert {f.name for f in by_name() if f.steady} == {"baseline", "linear", "neighbours"}
+def test_some_families_have_no_bags(table: Path) -> None:
+    assert {f.name for f in FAMILIES if not f.bagged} == {"baseline", "linear", "neighbours", "network", "tabm"}
     model = automl.fit(table, target="y", budget=Budget(trials=2), families=["linear", ENSEMBLE], n_jobs=1)
     assert {m.family for m in model.front_} == {"linear"}
