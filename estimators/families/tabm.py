@@ -93,9 +93,16 @@ class TabM(Family):
             "epochs": 64,
             "early_stopping": True,
         }
-        small = {"k": 8, "d_block": 64, "n_bins": 16, "d_embedding": 8, "learning_rate": 0.01, "epochs": 32}
-        middle = {"k": 16, "d_block": 128, "n_bins": 32, "learning_rate": 0.005, "epochs": 32}
-        sizes: Sequence[dict[str, Value]] = (small, middle, {}) if facts.task == "regression" else (middle, {})
+        small: dict[str, Value] = {
+            "k": 8,
+            "d_block": 64,
+            "n_bins": 16,
+            "d_embedding": 8,
+            "learning_rate": 0.01,
+            "epochs": 32,
+        }
+        middle: dict[str, Value] = {"k": 16, "d_block": 128, "n_bins": 32, "learning_rate": 0.005, "epochs": 32}
+        sizes: list[dict[str, Value]] = [small, middle, {}] if facts.task == "regression" else [middle, {}]
         plain: dict[str, Value] = {"n_bins": 0} if facts.columns > MOST_EMBEDDED else {}
         return [self.adapted({**default, **own, **plain}, facts) for own in sizes]
 
