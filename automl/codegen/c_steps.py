@@ -27,7 +27,7 @@ _CALLS = {
     "Erf": ("erff({})", ""),
 }
 """Of an operator of one input: the expression, and the block of the template that it calls."""
-_SIGNS = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} / {}"}
+_SIGNS = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} / {}", "Pow": "powf({}, {})"}
 _LARGER = {"Max": "{0} > {1} ? {0} : {1}", "Min": "{0} < {1} ? {0} : {1}"}
 _REDUCE = {
     "ReduceSum": "sum += (double){0};",

@@ -18,7 +18,7 @@ from automl.estimators.errors import ArtifactError
 from automl.estimators.program_trees import EQ, Trees
 
 UNARY = frozenset("Relu Selu Elu Sigmoid Tanh Neg Exp Log Abs Sqrt Reciprocal Softplus Erf".split())  # noqa: SIM905
-BINARY = frozenset("Add Sub Mul Div Max Min".split())  # noqa: SIM905
+BINARY = frozenset("Add Sub Mul Div Max Min Pow".split())  # noqa: SIM905
 REDUCE = frozenset("ReduceSum ReduceMean ReduceMax ReduceMin ReduceSumSquare".split())  # noqa: SIM905
 SHAPING = frozenset("Reshape Unsqueeze Squeeze Flatten Identity Transpose".split())  # noqa: SIM905
 

@@ -62,6 +62,7 @@ BINARY: dict[str, Callable[[float, float], float]] = {
     "Div": lambda a, b: a / b if b else math.copysign(math.inf, a) if a else math.nan,
     "Max": max,
     "Min": min,
+    "Pow": math.pow,
 }
 REDUCE: dict[str, Callable[[Vector], float]] = {
     "ReduceSum": math.fsum,

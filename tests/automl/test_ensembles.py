@@ -95,8 +95,8 @@ def test_it_is_exported_pickled_and_saved(fitted: Any, ensemble: Model, table: P
     import onnxruntime
 
     graph = onnxruntime.InferenceSession(str(ensemble.export(tmp_path / "model.onnx", format="onnx")))
-    encoded = ensemble.runtime.encoder.transform(X)
-    assert graph.run(None, {"x": encoded})[0][:, 0] == pytest.approx(said, rel=1e-6)
+    columns = {name: X[[name]].to_numpy() for name in ensemble.runtime.used}
+    assert graph.run(["value"], columns)[0].reshape(-1) == pytest.approx(said, rel=1e-6)
     for model in (pickle.loads(pickle.dumps(fitted)), automl.load(fitted.save(tmp_path / "saved"))):
         assert model.front_[0].entry == ensemble.entry
         assert (model.predict(X) == said).all()

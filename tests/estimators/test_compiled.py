@@ -21,7 +21,7 @@ from automl.estimators.families import FAMILIES
 
 NAMES = [*(family.name for family in FAMILIES), "blend"]
 TASKS = ("binary", "multiclass", "regression")
-NOT_LOWERED = {"neighbours": "TopK"}
+NOT_LOWERED = {"neighbours": "TopK", "tabm": "Tile"}
 """Families whose graphs have a step that the kernel lacks."""
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"no compiled engine here: {native.missing()}")

@@ -50,13 +50,14 @@ def selu(x: NDArray[np.float32], alpha: float, gamma: float) -> NDArray[np.float
 
 
 OPS: dict[str, Callable[..., Any]] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Max": np.maximum, "Neg": np.negative,
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Max": np.maximum, "Min": np.minimum, "Neg": np.negative,
     "MatMul": np.matmul, "Sigmoid": expit, "Identity": lambda x: x, "Reciprocal": np.reciprocal, "Clip": np.clip,
     "Relu": lambda x: np.maximum(x, 0), "Selu": selu, "Softmax": softmax,
     "Gather": lambda x, i, axis: np.take(x, i, axis), "Concat": lambda *x, axis: np.concatenate(x, axis),
     "Expand": lambda x, shape: x * np.ones(shape, x.dtype), "Shape": lambda x, start, end: np.array(x.shape[start:end]),
     "ReduceSumSquare": lambda x, axes, keepdims: np.square(x).sum(tuple(axes), keepdims=bool(keepdims)),
     "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes)), "Reshape": lambda x, shape: x.reshape(shape),
+    "Tile": np.tile, "Squeeze": lambda x, axes: np.squeeze(x, tuple(axes)),
     "Gemm": lambda a, b, c, alpha=1.0, transB=0: alpha * (a @ (b.T if transB else b)) + c,
 }  # fmt: skip
 
