@@ -174,7 +174,7 @@ class Finish:
         measured = []
         for model, serving in zip(models, served, strict=True):
             if isinstance(serving, str) and model.plan.hardware.engine != "onnx":
-                log.info("the model of trial %d is not on the compiled engine: %s", model.trial.number, serving)
+                log.debug("the model of trial %d is not on the compiled engine: %s", model.trial.number, serving)
             elif isinstance(serving, str) and not serving.startswith(NO_TIME):
                 log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
             else:
