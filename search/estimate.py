@@ -1,8 +1,9 @@
-"""What a finished model's score will be on new rows: what was measured, less the luck of having been chosen, more its added rows.
+"""What a finished model's score will be on new rows: what was measured, less the luck of having been chosen.
 
 A model of the front was not drawn, it was chosen: of all that cost no more it had the smallest error on the rows that score, and
-part of that is luck (the winner's curse). And the artifact is fitted on all rows, the model that was scored on fewer. The
-estimate mends both, and its standard error has what is unknown of them.
+part of that is luck (the winner's curse), which the estimate takes off. The artifact is fitted on all rows, the model that was
+scored on fewer: what its error law expects of the added ones is in the interval, and no model is credited with it. (Where it
+was, reported scores were too good: a law of three points says too little of so small a step.)
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list
     found = []
     for (trial, measured), one in zip(models, lucky, strict=True):
         rows = float(measured.rows or trial.rows)
-        grown = change(trial.plan, study.trials, study.losses.validation, float(trial.rows), rows)
+        family = study.setting.families.get(trial.plan.family)
+        grown = Change()
+        if family is None or family.reads:
+            grown = change(trial.plan, study.trials, study.losses.validation, float(trial.rows), rows)
         found.append(honest(measured, losses[trial.number], study.setting.metric, one, grown, wider))
     return found
 
@@ -176,11 +180,13 @@ def honest(
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     skew = float(((values - error) ** 3).mean() / spread**3) if spread > 0 else 0.0
     own = wider * spread / math.sqrt(n)
-    mended = (error + lucky) * (grown.ratio if error > 0 else 1.0)
+    mended = error + lucky
     sd = math.hypot(own, lucky / 2, error * grown.sd)
+    added = max(0.0, mended * (1.0 - grown.ratio))  # what the added rows may bring
     lean = min(0.5, max(-0.5, skew * (2 * Z90**2 + 1) / (6 * math.sqrt(n)))) * own
     least = -math.inf if metric.best is None else 0.0  # no score is better than the best
-    ends = [metric.score_of(max(least, mended + lean + side * Z90 * sd)) for side in (-1.0, 1.0)]
+    bounds = mended - added + lean - Z90 * sd, mended + lean + Z90 * sd
+    ends = [metric.score_of(max(least, bound)) for bound in bounds]
     return replace(
         measured,
         error=mended,

@@ -250,8 +250,7 @@ class Outlook:
         value = self.entry.get(quantity)
         if value is None:
             return None
-        estimated = self.entry.get("measured_error") is not None  # by runs before that: for the rows that were scored
-        at_rows = float(self.entry["score_rows" if quantity == "error" and not estimated else "rows"])
+        at_rows = float(self.entry["score_rows" if quantity == "error" else "rows"])
         law = self.laws[quantity]
         base = law.at(at_rows).value
         if base <= 0:
