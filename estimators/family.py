@@ -131,6 +131,13 @@ class Family(ABC):
         """
         return None
 
+    def strong(self, facts: Facts) -> dict[str, Value] | None:
+        """A point of much capacity that is known to be accurate on large tables, cut to what the budget affords; None if there
+
+        is none. It is tried right after the reference, and both go on to all rows whatever they cost for their gain.
+        """
+        return None
+
     @abstractmethod
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         """Terms of the training cost in multiply-adds or visited cells (its Big-O with the hyperparameters filled in).

@@ -68,6 +68,9 @@ class Agenda:
         waiting = self._promotable(ids, room)
         if not waiting:
             return self._take(ids)
+        first = next((t for t in waiting if t.plan.id in self.record.favoured), None)
+        if first is not None:
+            return self._promote(first)
         tried = len(self.record.asked()) + len(running)
         if np.random.default_rng([self.record.setting.seed, tried]).random() < FLOOR:
             return self._take(ids)
@@ -75,6 +78,9 @@ class Agenda:
         trial, worth = self._best(waiting)
         if trial is None or worth < self._worth_of_new():
             return self._take(ids)
+        return self._promote(trial)
+
+    def _promote(self, trial: Trial) -> Proposal:
         self.promoted.add((trial.plan.id, trial.rung))
         return trial.plan, trial.rung + 1, dict(trial.point)
 
@@ -223,8 +229,10 @@ def first_plans(
     """(points to fit before anything else, points for a strategy that starts warm).
 
     The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
-    other model is held against; then the portfolio and the families' starts.
+    other model is held against, with a strong point of its family: the portfolio has what is cheap for its gain first, and
+    on a large table would come to it too late. Then the portfolio and the families' starts.
     """
     ahead = [{"family": f.name, **start} for f in families[:2] for start in f.starts(facts)[:1]]
     ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
+    ahead += [{"family": f.name, **point} for f in families if (point := f.strong(facts)) is not None]
     return ahead, [point for point in starting_points(families, facts, seconds) if point not in ahead]

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from automl.estimators.errors import UsageError
 from automl.estimators.family import Family
+from automl.estimators.space import Value
 
 from .allocation import Falls
 from .cost import OVERHEAD, CostModel
@@ -58,11 +59,8 @@ class Record:
         self.losses = Losses()
         self.cost = CostModel(setting.facts)
         self.rungs = setting.split.rungs()
-        self.references = {
-            from_point({"family": f.name, **point}, f, setting.facts, setting.trial_threads, setting.device).id
-            for f in setting.families.values()
-            if (point := f.reference(setting.facts)) is not None
-        }
+        self.references = self._ids(lambda family: family.reference(setting.facts))
+        self.favoured = self.references | self._ids(lambda family: family.strong(setting.facts))
         self.base_rung = self._kept_base_rung()
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
@@ -70,6 +68,16 @@ class Record:
         self._forecasts: dict[tuple[str, int, int], Measurement] = {}
         self._of_plan: dict[str, list[Trial]] = {}
         self.falls = Falls()
+
+    def _ids(self, point_of: Callable[[Family], dict[str, Value] | None]) -> set[str]:
+        """The ids of the plans of such points, of the families that have one."""
+        s, found = self.setting, set()
+        for family in s.families.values():
+            point = point_of(family)
+            if point is not None:
+                plan = from_point({"family": family.name, **point}, family, s.facts, s.trial_threads, s.device)
+                found.add(plan.id)
+        return found
 
     def elapsed(self) -> float:
         return time.monotonic() - self.setting.start

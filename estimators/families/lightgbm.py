@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -326,6 +327,9 @@ class LightGBM(Family):
         names = self.space(facts)
         return {k: v for k, v in self.defaults.items() if k in names}
 
+    def strong(self, facts: Facts) -> dict[str, Value]:
+        return self.adapted(STRONG, replace(facts, budget_seconds=3 * facts.budget_seconds))
+
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:
         p = {**self.defaults, **params}
         trees = float(p["n_estimators"]) * (classes if classes > 2 else 1)
@@ -395,6 +399,15 @@ TD_REGRESSION: dict[str, Value] = {
     "min_data_in_leaf": 3,
     "bagging_fraction": 0.7,
 }
+STRONG: dict[str, Value] = {
+    "n_estimators": 300,
+    "learning_rate": 0.1,
+    "num_leaves": 128,
+    "min_data_in_leaf": 40,
+    "bagging_fraction": 0.75,
+    "lambda_l2": 1.0,
+}
+"""TD with larger trees for fewer rounds, and with the penalty that keeps the leaves of rare classes from running away."""
 R177: dict[str, Value] = {
     "bagging_fraction": 0.8769,
     "cat_l2": 0.3418,
