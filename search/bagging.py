@@ -23,7 +23,7 @@ from .cost import OVERHEAD
 from .ensemble import together
 from .fitting import Job, Meter, Result, judged, kept, opened, pipeline_of, write_predictions
 from .front import paired_errors
-from .plan import Plan, bag_of
+from .plan import WHOLE, Plan, bag_of
 from .split import Split
 from .study import Study
 from .trial import Measurement, Trial
@@ -75,7 +75,7 @@ class Bagging:
             if len(found) == MOST or behind > NEAR * float(paired_errors([own, best])[0, 1]):
                 break
             needed = self._judging(trial) / setting.slots + self.fitting(trial)
-            helps = setting.families[trial.plan.family].bagged and trial.plan.prefix == trial.plan.rescale == 1.0
+            helps = setting.families[trial.plan.family].bagged and trial.plan.variant == WHOLE
             if helps and needed <= room and trial.plan.family not in {t.plan.family for t in found}:
                 found.append(trial)
                 room -= needed

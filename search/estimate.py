@@ -86,8 +86,8 @@ def change(
         total = sum(weight for _, weight in plan.members)
         parts = [(change(member, trials, losses, before, after), weight / total) for member, weight in plan.members]
         return Change(sum(c.ratio * share for c, share in parts), sum(c.sd * share for c, share in parts))
-    key = (plan.whole.id, plan.prefix)
-    own = {t.rows: t for t in trials if t.status == "completed" and (t.plan.whole.id, t.plan.prefix) == key}
+    key = (plan.whole.id, plan.variant)
+    own = {t.rows: t for t in trials if t.status == "completed" and (t.plan.whole.id, t.plan.variant) == key}
     curve = [own[rows] for rows in sorted(own) if own[rows].number in losses]
     try:
         return law_change(curve, losses, before, after)
