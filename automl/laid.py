@@ -44,7 +44,7 @@ def runtime_files() -> dict[str, bytes]:
     from automl.estimators import runtime
 
     home = Path(runtime.__file__).parent
-    names = ["runtime.py", "errors.py", *(f"{name}.py" for name in getattr(runtime, "BESIDE", ())), "kernel.c"]
+    names = ["runtime.py", "errors.py", *(f"{name}.py" for name in runtime.BESIDE), *runtime.BESIDE_SOURCES]
     found = {f"{PACKAGE}/{name}": (home / name).read_bytes() for name in names if (home / name).exists()}
     return {f"{PACKAGE}/__init__.py": FACE.encode(), **found}
 

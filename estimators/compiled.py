@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import native
+from . import compiled_row, native
 from .compiled_trees import NARROW_NODE, TREE, WIDE_NODE, NotLoweredError, lay_out
 from .program import Program, Step, read
+from .runtime import RowBuffer, RowEncoder
 
 GEMM, DOT, GATHER, FILL, COPY, SOFTMAX = 3, 4, 5, 6, 7, 8
 BINARY = {"Add": 16, "Sub": 17, "Mul": 18, "Div": 19, "Max": 20, "Min": 21}
@@ -264,6 +265,7 @@ class Lowered:
         block = max(8, min(BLOCK_ROWS, BLOCK_FLOATS // max(1, total)) // 8 * 8)
         self.scratch = temporary + total * block + 16
         """Floats that a call needs."""
+        self.bytes = sum(kept.nbytes for kept in self._kept)
         self.program = np.zeros(1, PROGRAM)
         self.program[0] = (
             self._table.ctypes.data, self._places.ctypes.data, len(self._table), output.number, output.width, block, temporary,
@@ -370,6 +372,12 @@ class Engine:
         """(a call that fills `out` (1, outputs) from `x` (1, width), what must be kept alive for it)."""
         call, kept = self._prepared(x, out)
         return partial(self._call, call), (kept, self)
+
+    def lower(self, encoder: RowEncoder, buffer: RowBuffer, answer: NDArray[np.float32]) -> compiled_row.Lowered | None:
+        """Methods that take a raw row to the end of `answer` in one call; None where there are none (`compiled_row.py`)."""
+        out = answer[-self.outputs :].reshape(1, -1)
+        _, kept = self._prepared(buffer.array, out)
+        return compiled_row.lower(encoder, buffer, answer, self.outputs, kept[0], (kept, self), self._lowered.bytes)
 
     def _prepared(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> tuple[Any, Any]:
         scratch = _aligned(self._lowered.scratch)

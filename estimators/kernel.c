@@ -31,7 +31,7 @@ typedef struct {
     const place *places; /* of the values, in floats: times the block in the scratch memory; value 0 is x */
     int64_t count, output, outputs, block, temporary;
 } program;
-typedef struct { const program *what; const float *x; float *y; float *scratch; int64_t rows; } call;
+typedef struct call { const program *what; const float *x; float *y; float *scratch; int64_t rows; } call;
 
 enum {
     NARROW, WIDE, SETS, GEMM, DOT, GATHER, FILL, COPY, SOFTMAX,

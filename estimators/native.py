@@ -1,4 +1,4 @@
-"""`kernel.c` as a loaded library: compiled by the system's C compiler at first use, then kept in the user's cache.
+"""`kernel.c` and `kernel_row.c` as a loaded library: compiled by the system's C compiler at first use, then kept in the user's cache.
 
 The library runs on any processor of its architecture (the kernel looks for itself what the processor has). It lies in a
 folder that only its user may enter, under a name that holds what it was made from: the source, the flags and the compiler.
@@ -18,10 +18,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from .runtime import BESIDE_SOURCES
+
 FLAGS = ("-std=gnu99", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120.0
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in BESIDE_SOURCES)
 SIZES = 7
 """How many structures the kernel tells the sizes of."""
 
@@ -82,9 +84,9 @@ def _source() -> bytes:
     if os.name != "posix":
         raise NoLibraryError(f"it is not supported on {sys.platform}")
     try:
-        return SOURCE.read_bytes()
+        return b"".join(path.read_bytes() for path in SOURCES)
     except OSError as error:
-        raise NoLibraryError(f"{SOURCE} cannot be read: {error.strerror or error}") from error
+        raise NoLibraryError(f"{error.filename} cannot be read: {error.strerror or error}") from error
 
 
 def _open() -> Any:
@@ -131,7 +133,7 @@ def _compile(command: list[str], target: str) -> None:
 
     try:
         done = subprocess.run(
-            [*command, *FLAGS, "-o", target, str(SOURCE)],
+            [*command, *FLAGS, "-o", target, *map(str, SOURCES)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -150,7 +152,7 @@ def _compile(command: list[str], target: str) -> None:
 
 def _load(path: Path) -> Any:
     loaded = ctypes.CDLL(str(path))
-    if not hasattr(loaded, "kernel_run") or not hasattr(loaded, "kernel_sizes"):
+    if not all(hasattr(loaded, name) for name in ("kernel_run", "kernel_sizes", "row_python", "row_of_dict")):
         raise OSError(f"{path} is not the kernel")
     return loaded
 

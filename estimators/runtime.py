@@ -1,7 +1,7 @@
 """The deployed prediction path in one file: cells to a float32 row, an ONNX model to a prediction.
 
 It needs numpy, and onnxruntime once a model is loaded; this file may be copied alone beside an application. With the
-files of `BESIDE` and `kernel.c` beside it, it also runs models on the compiled engine: a C compiler instead of onnxruntime.
+files of `BESIDE` and `BESIDE_SOURCES` beside it, it also runs models on the compiled engine: a C compiler instead of onnxruntime.
 
 `load(path)` opens an artifact (a folder or one .zip; its files are checked before any of them is parsed) as a `Model`.
 The same functions that read a cell here read it in training (`table.py`, `encoder.py`), so the two cannot drift apart.
@@ -853,7 +853,7 @@ class RowEncoder:
             first = end
 
     def _compile(self, order: list[str], ranks: list[int]) -> None:
-        """Sorts the entries into runs that `_fill` treats alike."""
+        """Sorts the entries into runs that `fill_cells` treats alike."""
 
         def of(*kinds: str) -> tuple[slice, list[Any]]:
             wanted = [i for i, rank in enumerate(ranks) if order[rank] in kinds]
@@ -879,31 +879,33 @@ class RowEncoder:
         self._onehots = [
             (e.quick.get, e.place, start) for e, start in zip(places, self.starts[self._places], strict=True)
         ]
-        self._packed = sum(e.width for e in (*numbers, *ordinals, *scaleds, *absents, *others))
-        self._pack = struct.Struct(f"@{self._packed}f").pack_into
-        self._zeros = bytes(4 * (self.width - self._packed))
+        self.packed = sum(e.width for e in (*numbers, *ordinals, *scaleds, *absents, *others))
+        self._pack = struct.Struct(f"@{self.packed}f").pack_into
+        self._zeros = bytes(4 * (self.width - self.packed))
         cells = len(self.entries) - len(self._blocks)
         self._by_name = _picker([e.name for e in self.entries[:cells]])
         self._by_position = _picker(self.positions[:cells])
 
     # one row
 
-    def fill_row(self, row: Any, buffer: RowBuffer) -> None:
-        """Encodes one row, a dict or a sequence with all `columns`, into the buffer. Raises DataError, DataTypeError."""
+    def cells(self, row: Any) -> tuple[Any, ...]:
+        """The cells of a row, a dict or a sequence with all `columns`: one for each entry that isn't a block."""
         if row.__class__ is dict or hasattr(row, "keys"):
             try:
-                values = self._by_name(row)
+                return self._by_name(row)
             except KeyError:
                 raise self._absent_names(row.keys()) from None
-        elif isinstance(row, (list, tuple, np.ndarray)):
+        if isinstance(row, (list, tuple, np.ndarray)):
             if len(row) != len(self.columns) or getattr(row, "ndim", 1) != 1:
                 raise self._wrong_count(len(row), "the row")
-            values = self._by_position(row)
-        else:
-            raise DataTypeError(f"a row is a dict or a sequence in column order, not {type(row).__name__}")
-        self._fill(values, buffer)
+            return self._by_position(row)
+        raise DataTypeError(f"a row is a dict or a sequence in column order, not {type(row).__name__}")
+
+    def fill_row(self, row: Any, buffer: RowBuffer) -> None:
+        """Encodes one row, a dict or a sequence with all `columns`, into the buffer. Raises DataError, DataTypeError."""
+        self.fill_cells(self.cells(row), buffer)
         if self._blocks:
-            self._fill_blocks(row, buffer)
+            self.fill_blocks(row, buffer)
 
     def transform_row(self, row: Any) -> NDArray[np.float32]:
         """One row, a dict or a sequence in column order, as a new (1, width) array."""
@@ -916,7 +918,7 @@ class RowEncoder:
         self._buffers.append(buffer)
         return out
 
-    def _fill(self, values: Sequence[Any], buffer: RowBuffer) -> None:
+    def fill_cells(self, values: Sequence[Any], buffer: RowBuffer) -> None:
         """Writes the cells, one for each entry that isn't a block; cells that need care go through `_slow`."""
         try:
             codes = [get(v) for get, v in zip(self._codes, values[self._ordinals], strict=True)]
@@ -945,7 +947,7 @@ class RowEncoder:
             self._fill_places(values, buffer)
 
     def _slow(self, values: Sequence[Any], buffer: RowBuffer) -> None:
-        """What `_fill` packs, with every cell read as in a batch and clipped to float32's range."""
+        """What `fill_cells` packs, with every cell read as in a batch and clipped to float32's range."""
         try:
             out = [
                 v if v.__class__ is float else _NAN if v is None else read(v)
@@ -968,7 +970,7 @@ class RowEncoder:
 
     def _fill_places(self, values: Sequence[Any], buffer: RowBuffer) -> None:
         """The one-hot, hashed and text columns, after the packed ones."""
-        first = buffer.offset + 4 * self._packed
+        first = buffer.offset + 4 * self.packed
         buffer.bytes[first : first + len(self._zeros)] = self._zeros
         floats: Any = buffer.floats
         for (get, place, start), value in zip(self._onehots, values[self._places], strict=True):
@@ -983,7 +985,7 @@ class RowEncoder:
             ):
                 entry.write(value, floats, start)
 
-    def _fill_blocks(self, row: Any, buffer: RowBuffer) -> None:
+    def fill_blocks(self, row: Any, buffer: RowBuffer) -> None:
         starts, positions = self.starts[self._block_run], self.positions[self._block_run]
         for block, start, position in zip(self._blocks, starts, positions, strict=True):
             pairs: Iterable[tuple[int, object]]
@@ -1144,7 +1146,7 @@ class Source:
         if 0 < rows <= FEW_ROWS and len(names) <= 256 and hasattr(self.frame, "iloc") and not self.encoder._blocks:
             cells = self.frame.to_numpy(dtype=object)
             pick = _picker([names.index(known[entry.name]) for entry in self.encoder.entries])
-            fill = self.encoder._fill
+            fill = self.encoder.fill_cells
             self.row = lambda i, buffer: fill(pick(cells[i]), buffer)
 
     def _open_array(self, frame: Any) -> None:
@@ -1388,8 +1390,9 @@ class _Onnx:
 
 
 ENGINES = ("onnx", "compiled")
-BESIDE = ("compiled", "compiled_trees", "native", "program", "program_trees", "protobuf")
-"""The modules that the compiled engine is made of, with `kernel.c`."""
+BESIDE = ("compiled", "compiled_row", "compiled_trees", "native", "program", "program_trees", "protobuf")
+BESIDE_SOURCES = ("kernel.c", "kernel_row.c")
+"""The modules that the compiled engine is made of, and its sources in C."""
 _ALONE = "_automl_runtime_beside"
 
 
@@ -1405,6 +1408,8 @@ def _compiled() -> Any:
     if _ALONE not in sys.modules:
         sys.modules[_ALONE] = package = ModuleType(_ALONE)
         package.__path__ = [str(Path(__file__).resolve().parent)]
+        sys.modules[f"{_ALONE}.runtime"] = this = ModuleType(f"{_ALONE}.runtime")
+        this.__dict__.update(globals())  # this very file, under whatever name it was imported
     return import_module(f"{_ALONE}.compiled")
 
 
@@ -1435,14 +1440,40 @@ def _open_engine(graph: bytes, width: int, outputs: int, batch: int, wanted: str
 
 
 class _OneRow:
-    """A row's memory, bound to the engine once."""
+    """A row's memory, bound to the engine once: the encoded row, and the answer (K probabilities, or one value)."""
 
-    __slots__ = ("buffer", "call", "kept", "out")
+    __slots__ = ("answer", "buffer", "call", "encoder", "kept", "lowered", "of_dict", "others")
 
-    def __init__(self, engine: Any, encoder: RowEncoder, outputs: int) -> None:
-        self.buffer = RowBuffer(encoder.width)
-        self.out = np.zeros((1, outputs), np.float32)
-        self.call, self.kept = engine.bind(self.buffer.array, self.out)
+    def __init__(self, engine: Any, encoder: RowEncoder, outputs: int, binary: bool) -> None:
+        self.encoder, self.buffer = encoder, RowBuffer(encoder.width)
+        self.answer = np.zeros(outputs + binary, np.float32)
+        self.others = (self.answer[1:], self.answer[:1]) if binary else None
+        self.lowered = engine.lower(encoder, self.buffer, self.answer) if hasattr(engine, "lower") else None
+        self.of_dict = self.lowered.of_dict if self.lowered is not None else None
+        self.call, self.kept = engine.bind(self.buffer.array, self.answer[binary:].reshape(1, outputs))
+
+    def predict(self, row: Any) -> None:
+        """Fills the answer for a row of any kind."""
+        if (
+            row.__class__ is not dict
+            and self.lowered is not None
+            and not self.lowered.of_tuple(self.encoder.cells(row))
+        ):
+            return
+        self.encoder.fill_row(row, self.buffer)
+        self.run()
+
+    def predict_cells(self, cells: tuple[Any, ...]) -> None:
+        """Fills the answer for a row without blocks, given as the cells of the encoder's entries."""
+        if self.lowered is None or self.lowered.of_tuple(cells):
+            self.encoder.fill_cells(cells, self.buffer)
+            self.run()
+
+    def run(self) -> None:
+        """Fills the answer for the encoded row."""
+        self.call()
+        if self.others is not None:
+            np.subtract(_ONE, self.others[0], out=self.others[1])
 
 
 class Model:
@@ -1469,7 +1500,7 @@ class Model:
         batch, wanted = int(manifest.get("batch", BLOCK_ROWS)), engine or manifest.get("engine", "onnx")
         self._engine: Any = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
         self.engine: str = self._engine.name
-        self._free = [_OneRow(self._engine, self.encoder, self._outputs)]
+        self._free = [self._another()]
         self._frame: tuple[Any, Callable[[Any], tuple[Any, ...]]] | None = (
             None  # a pandas index, and what is used of it
         )
@@ -1477,15 +1508,15 @@ class Model:
     # one row
 
     def _one(self, row: Any) -> Any:
-        """The graph's output for one row, a copy: (K,) or (1,) float32."""
+        """The answer for one row, a copy: (K,) probabilities or (1,) value, float32."""
         try:
             state = self._free.pop()
         except IndexError:
             state = self._another()
         try:
-            self.encoder.fill_row(row, state.buffer)
-            state.call()
-            return state.out[0].copy()
+            if state.of_dict is None or row.__class__ is not dict or state.of_dict(row):
+                state.predict(row)
+            return state.answer.copy()
         finally:
             self._free.append(state)
 
@@ -1493,29 +1524,23 @@ class Model:
         """A row's memory where other threads have what there is."""
         if self._engine is None:
             raise UsageError("the model is closed")
-        return _OneRow(self._engine, self.encoder, self._outputs)
+        return _OneRow(self._engine, self.encoder, self._outputs, self.task == "binary")
 
     def predict_proba_one(self, row: Any) -> NDArray[np.float32]:
         """(K,) probabilities in the order of `classes_` of one row: a dict, or a sequence in column order.
 
         Raises DataError (a missing column, a number that isn't one), DataTypeError, UsageError (a regression model).
         """
-        if self.task == "multiclass":
-            return self._one(row)  # type: ignore[no-any-return]
         if self.task == "regression":
             raise UsageError("a regression model has no probabilities: use predict_one")
-        second = self._one(row)
-        out = np.empty(2, np.float32)
-        out[1:] = second
-        np.subtract(_ONE, second, out=out[:1])
-        return out
+        return self._one(row)  # type: ignore[no-any-return]
 
     def predict_one(self, row: Any) -> Any:
         """The label of one row in its original type, or its value as a float."""
         out = self._one(row)
         if self.task == "regression":
             return float(out[0])
-        return self._labels[int(out[0] > 0.5) if self.task == "binary" else int(out.argmax())]
+        return self._labels[int(out[1] > 0.5) if self.task == "binary" else int(out.argmax())]
 
     # many rows
 
@@ -1570,9 +1595,8 @@ class Model:
             state = self._another()
         try:
             for i, row in enumerate(rows):
-                self.encoder._fill(known[1](row), state.buffer)
-                state.call()
-                out[i] = state.out[0]
+                state.predict_cells(known[1](row))
+                out[i] = state.answer[-self._outputs :]
         except (DataError, DataTypeError) as error:
             raise type(error)(f"row {i}: {error}") from None
         finally:

@@ -119,7 +119,7 @@ def test_it_needs_no_onnxruntime_and_works_beside_the_runtime_alone(forest: Path
         "[m for m in ('onnxruntime', 'onnx', 'automl', 'pandas') if m in sys.modules])"
     )
     home = Path(str(runtime.__file__)).parent
-    beside = ("runtime.py", "kernel.c", *(f"{name}.py" for name in runtime.BESIDE))
+    beside = ("runtime.py", *runtime.BESIDE_SOURCES, *(f"{name}.py" for name in runtime.BESIDE))
     for name in beside:
         shutil.copy(home / name, tmp_path / name)
     command = [sys.executable, "-W", "error", "-c", code, str(forest)]

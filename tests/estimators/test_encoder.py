@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import cProfile
 import datetime
+import gc
 import json
 import pickle
 import pstats
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from automl.estimators import runtime
+from automl.estimators import native, runtime
 from automl.estimators.columns import Column
+from automl.estimators.compiled import Engine
+from automl.estimators.compiled_row import Lowered
 from automl.estimators.encoder import Encoder, View
 from automl.estimators.errors import DataError
-from automl.estimators.runtime import RowEncoder
+from automl.estimators.runtime import RowBuffer, RowEncoder
 from automl.estimators.table import Table, Task
 
 VIEWS = (
@@ -414,3 +418,104 @@ def test_a_wide_table_costs_few_calls_a_column() -> None:
             encoder.transform(table, np.arange(rows))
         calls = pstats.Stats(profile).total_calls / width  # type: ignore[attr-defined]
         assert calls < 40  # with a call of numpy or more for each column: over 100
+
+
+# -- lowered -----------------------------------------------------------------------------------------------------------
+
+compiled_only = pytest.mark.skipif(native.missing() is not None, reason=f"no compiled engine here: {native.missing()}")
+
+
+def lowered(encoder: RowEncoder) -> tuple[RowBuffer, np.ndarray, Lowered]:
+    """A row's memory, the answer, and the methods of a compiled engine whose graph adds the encoded numbers up."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", w]) for n, w in (("x", encoder.width), ("y", 1))]
+    weights = numpy_helper.from_array(np.ones((encoder.width, 1), np.float32), "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "sum", ends[:1], ends[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    buffer, answer = RowBuffer(encoder.width), np.zeros(2, np.float32)
+    found = Engine(model.SerializeToString()).lower(encoder, buffer, answer)
+    assert found is not None
+    return buffer, answer, found
+
+
+@pytest.fixture(scope="module")
+def lowered_servers(servers: list[Encoder]) -> list[tuple[Encoder, RowBuffer, np.ndarray, Lowered]]:
+    return [(encoder, *lowered(encoder.rows)) for encoder in servers]
+
+
+@compiled_only
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(row=ROW)
+def test_a_lowered_row_has_the_same_bits_or_is_left_to_python(
+    lowered_servers: list[tuple[Encoder, RowBuffer, np.ndarray, Lowered]], row: dict[str, Any]
+) -> None:
+    for encoder, buffer, answer, methods in lowered_servers:
+        expected = encoder.rows.transform_row(row)
+        for method, cells in ((methods.of_dict, row), (methods.of_tuple, encoder.rows.cells(row))):
+            buffer.array[:] = np.nan
+            answer[:] = 7.0
+            if method(cells) is None:
+                same(buffer.array, expected, encoder)
+                total = answer[1]
+                methods.encoded()
+                assert np.array_equal(answer, np.array([np.float32(1.0) - total, total], np.float32), equal_nan=True)
+            else:
+                assert (answer == 7.0).all()
+
+
+@compiled_only
+def test_plain_rows_are_lowered(
+    lowered_servers: list[tuple[Encoder, RowBuffer, np.ndarray, Lowered]], training: dict[str, list[Any]]
+) -> None:
+    kinds: list[Any] = [None, True, False, 3, 3.0, 4, "3", "None"]
+    for view, (encoder, buffer, _, methods) in zip(VIEWS, lowered_servers, strict=True):
+        for i in range(60):
+            row: dict[str, Any] = {name: training[name][i] for name in NAMES}
+            row["money"] = [None, float("nan"), 3, 2.5, True, np.float64(1.0), np.int64(7)][i % 7]
+            row["city"] = [None, float("nan"), "nowhere", "city 1", "NA"][i % 5]
+            row["kind"] = "None" if view.categories == "hash" else kinds[i % 8]
+            assert methods.of_dict(row) is None, row
+            same(buffer.array, encoder.rows.transform_row(row), encoder)
+
+
+@compiled_only
+def test_what_a_lowered_row_cannot_read_is_left_to_python(
+    lowered_servers: list[tuple[Encoder, RowBuffer, np.ndarray, Lowered]], training: dict[str, list[Any]]
+) -> None:
+    row = {name: training[name][0] for name in NAMES}
+
+    class Vanishing:
+        """A number that leaves the row while it is read."""
+
+        def __float__(self) -> float:
+            cells.pop("plain", None)
+            return 1.0
+
+    class Broken:
+        def __hash__(self) -> int:
+            raise RuntimeError("no")
+
+    for encoder, _, _, methods in lowered_servers:
+        for cell in ({"plain": "x"}, {"plain": [1]}, {"kind": ["a"]}, {"kind": Broken()}, {"plain": 10**400}):
+            assert methods.of_dict({**row, **cell}) is True
+        assert methods.of_dict({}) is True
+        assert methods.of_tuple(()) is True
+        cells = {**row, "money": 1.0, "plain": Vanishing()}
+        methods.of_dict(cells)
+        assert encoder.rows.width == len(encoder.feature_names)
+
+
+@compiled_only
+def test_a_lowered_row_outlives_what_it_was_made_of(servers: list[Encoder], training: dict[str, list[Any]]) -> None:
+    row = {name: training[name][0] for name in NAMES} | {"money": 1.0}
+    buffer, answer, methods = lowered(RowEncoder(json.loads(json.dumps(servers[4].tables))))
+    of_dict = methods.of_dict
+    del methods, buffer
+    gc.collect()
+    before = sys.getrefcount(row["plain"]), sys.getrefcount(None)
+    for _ in range(2000):
+        assert of_dict(row) is None
+    assert answer[0] == np.float32(1.0) - answer[1]
+    assert abs(sys.getrefcount(row["plain"]) - before[0]) < 100
+    assert abs(sys.getrefcount(None) - before[1]) < 1000
