@@ -77,7 +77,6 @@ class Explainer(ABC):
 
 class Linear(Explainer):
     """weight x (value - the background's mean): exact Shapley values where columns count as independent
-
     (Lundberg and Lee 2017, "Linear SHAP").
     """
 

@@ -171,7 +171,6 @@ class Candidate:
 
 def pool(kind: str, given: Path | None = None) -> list[Candidate]:
     """The families' starts (theirs in order), the published points, random draws, each once; or only the points of `given`,
-
     beside those that every search begins with. They are those for a table of 100 columns with categories and time for
     everything: `Family.adapted` does the rest.
     """

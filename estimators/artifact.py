@@ -160,7 +160,6 @@ def pack(folder: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Pat
 
 def _batch(model: bytes) -> int:
     """How many rows may be run at a time: one for graphs that would round them otherwise, else as many as memory allows
-
     (a run holds about rows x the largest side of a constant, such as the neighbours' reference rows).
     """
     from onnx import load_model_from_string

@@ -80,7 +80,6 @@ def merge_tables(tables: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], l
 
 def merge_graphs(models: Sequence[bytes], weights: Sequence[int], places: Sequence[Places], width: int) -> bytes:
     """One graph: each model reads its `places` of the matrix (none is moved where that is all of it), and the outputs'
-
     weighted mean is "y". The weights are whole numbers, so that no rounding takes a probability beyond 1.
     """
     from onnx import load_model_from_string

@@ -26,7 +26,6 @@ class NotLoweredError(ValueError):
 
 class Layout(NamedTuple):
     """`operation` is one of NARROW, WIDE and SETS; a slot is a `column` with its `kind` (1: NaN takes the first child, 2: a
-
     category column) and its `last` code; `leaves` are the rows of leaves with several numbers, with `base` at `base_at`
     (0: there is none); `scale` is what the trees' sum is multiplied by.
     """
@@ -45,7 +44,6 @@ class Layout(NamedTuple):
 
 class _Placed(NamedTuple):
     """Every node of every tree: its split (or -1 - leaf), its tree, its place in it, and how far on its children are;
-
     and the mean depth of each tree's leaves.
     """
 

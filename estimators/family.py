@@ -78,7 +78,6 @@ class Family(ABC):
     """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
     bagged: ClassVar[bool] = True
     """Whether the mean of its fits on other rows is worth judging: not where they are too alike to gain (Breiman 1996), and not
-
     where early stopping on fewer rows makes each worse than the single fit by more than the mean gains.
     """
     order: ClassVar[int] = 100
@@ -133,7 +132,6 @@ class Family(ABC):
 
     def strong(self, facts: Facts) -> dict[str, Value] | None:
         """A point of much capacity that is known to be accurate on large tables, cut to what the budget affords; None if there
-
         is none. It is tried right after the reference, and both go on to all rows whatever they cost for their gain.
         """
         return None

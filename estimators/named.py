@@ -107,7 +107,6 @@ class NamedGraph(Graph):
 
 def named_model(manifest: Mapping[str, Any], graph: bytes) -> tuple[Any, dict[str, str]]:
     """(the `onnx.ModelProto` of an artifact's manifest and graph, its outputs: "label" and "probabilities", or "value",
-
     each with its name in the graph, which has an underscore added where a column is called the same). Raises ArtifactError
     for a column that ONNX cannot encode, with the reason.
     """

@@ -39,7 +39,6 @@ class Staged(Protocol):
 
     def staged(self, X: Any, counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         """For each of the ascending `counts`, in one pass over the trees: what the first so many add to the center,
-
         (n, k) log-odds (k = 1), logarithms of probabilities up to a constant (k classes) or values (k = 1); where there
         is no center, the prediction itself as (n, k) probabilities or (n, 1) values.
         """

@@ -18,7 +18,6 @@ from .protobuf import BYTES, CORRUPT, ArtifactError, Node, fields, integer, read
 
 class Step(NamedTuple):
     """One node: `op` by its ONNX name, the names that it reads ("" where one is left out) and writes, and its attributes
-
     (int, float, str, a list of str, or an array). A tree ensemble, by either operator, has the op "Trees", its one input
     and output, no attributes, and `trees`.
     """

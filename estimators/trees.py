@@ -132,7 +132,6 @@ def _modes(trees: Trees) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArra
 
 def _write_many(graph: Graph, x: str, trees: Trees, width: int, constants: NDArray[np.float64]) -> str:
     """Leaves of several targets, or of one each: `TreeEnsembleRegressor`, nodes numbered within their tree, its splits
-
     before its leaves. A category set is a chain of equalities that share what they lead to, as onnxruntime understands it.
     """
     tree = np.arange(len(trees.sizes))

@@ -22,7 +22,6 @@ from .trial import Trial
 
 PATIENCE = 30
 """So many proposals in a row that are known already or do not fit in the time left, and none is asked for until another trial has
-
 ended.
 """
 FLOOR = 0.1
@@ -38,7 +37,6 @@ Proposal: TypeAlias = tuple[Plan, int, dict[str, Value]]
 
 class Agenda:
     """What to try next: the first plans; then, by the index of what each may bring for its cost, a promotion to more rows,
-
     or the next plan of the strategy.
     """
 
@@ -149,7 +147,6 @@ class Agenda:
 
     def _rivals(self) -> list[Trial]:
         """The models that a plan has to improve on, as they are expected to be at the target, its own among them: those that
-
         are likely to meet the limits, or all if none is.
         """
         done = self.record.best_rung()

@@ -42,7 +42,6 @@ class CostModel:
 
     def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
         """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit, and the encoding; of a prefix
-
         as fitted alone.
         """
         share = plan.fraction * (self.facts.density if family.sparse else 1.0)

@@ -103,7 +103,6 @@ def law_change(
     curve: Sequence[Trial], losses: Mapping[int, NDArray[np.float32]], before: float, after: float
 ) -> Change:
     """`change` by the law of the trials, by rows; they lie as far from it as another fit will. Raises RefusalError where there
-
     is none.
     """
     rows = [float(t.rows) for t in curve]
@@ -123,7 +122,6 @@ def law_change(
 
 def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list[Measurement]:
     """The finished models' measurements with their estimated errors and scores; (trial, costs) of each. A model that stands
-
     there on two engines is one competitor, with the costs of the later one.
 
     What competed for a place on the front: where untouched rows score, the finished models by what was measured of

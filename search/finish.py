@@ -46,7 +46,6 @@ SELECT_SHARE = 0.01
 """The share of a wall budget that the selection of ensembles may take, and as much to judge them, which is rarely needed."""
 MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
 """Kept back for the fits on all rows of members that are no finalists: this share of it, for so many fits, at the most; and
-
 the time for so many ensembles.
 """
 BLEND_SECONDS = 0.5

@@ -93,7 +93,6 @@ def laws_of(
     plan: Plan, trials: Sequence[Trial], family: Family | None, columns: int, classes: int, kappa: float
 ) -> dict[str, Any]:
     """The laws of one model as plain data, from the completed trials of its plan: for each quantity the points and either
-
     the measured exponent with its interval, or why the law is refused.
     """
     found: dict[str, Any] = {}

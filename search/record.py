@@ -248,7 +248,6 @@ class Record:
 
     def steering(self, trial: Trial) -> Measurement:
         """The measurement that steers the search. Where only trials are counted, times and memory, which differ from run to
-
         run, are read off what doesn't: the cost prior's seconds and the artifact's bytes. Then a run is a function of its
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """

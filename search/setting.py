@@ -26,7 +26,6 @@ class Limits:
 @dataclass(frozen=True)
 class Setting:
     """Everything a study is given and never changes. `start` is the monotonic time at which the budget began; `bounds` are the
-
     user's limits on models, by name.
     """
 

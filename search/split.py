@@ -25,7 +25,6 @@ LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
 LEAST_MINORITY, FEW_MINORITY, CV_RARE_BELOW = 20, 500, 20_000
 """With fewer rows than the first in its second class a table is cross-validated however long it is, with fewer than the second
-
 under the third number of rows: a tenth of them says little of a model, and nothing of its standard error.
 """
 MOST_SCORED, RARE, MOST_RARE = 10_000, 2_000, 50_000

@@ -38,7 +38,6 @@ log = logging.getLogger("automl")
 
 NEW_SHARE = 0.5
 """The share of the time left that a trial may take where none of its family has completed or runs: another family says more
-
 than another variant.
 """
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
@@ -120,7 +119,6 @@ class Study(Record):
 
     def _drain(self, reserve: Callable[[], float]) -> None:
         """Waits for the running trials as long as there is time, then kills them; on an executor of the user's, which can't
-
         be told to kill, they are cancelled or left to their own deadline, and have timed out.
         """
         while self._pending:

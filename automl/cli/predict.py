@@ -157,12 +157,27 @@ def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
 
 
 def _write_json(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
-    """One object of columns: they stand one after another, so all of them are in memory."""
-    total: dict[str, list[Any]] = {}
-    for columns in parts:
-        for key, values in columns.items():
-            total.setdefault(key, []).extend(values)
-    file.write(show.json_text(total) + "\n")
+    """One object of columns, which stand one after another: all but what is at hand waits in temporary files."""
+    import shutil
+    import tempfile
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        waiting: dict[str, Any] = {}
+        for columns in parts:
+            for name, values in columns.items():
+                if name not in waiting:
+                    waiting[name] = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline=""))
+                if values and waiting[name].tell():
+                    waiting[name].write(",")
+                waiting[name].write(show.json_text(values)[1:-1].rstrip())
+        file.write("{")
+        for i, (name, place) in enumerate(waiting.items()):
+            file.write(f"{',' if i else ''}\n {show.json_text(name)}: [")
+            place.seek(0)
+            shutil.copyfileobj(place, file)
+            file.write("]")
+        file.write("\n}\n")
 
 
 @contextmanager

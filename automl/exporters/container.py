@@ -19,7 +19,6 @@ PORT = 8080
 
 class Container(Exporter):
     """Writes a Dockerfile and what it copies: `model/`, `automl_runtime/` and `serving/`, which need numpy, onnxruntime and
-
     what the server imports (the extra serve). The image runs one worker as a user without rights, has a health check, and refuses to serve
     without a token (AUTOML_TOKEN, or `--no-token` behind something that guards it). Nothing in the Dockerfile comes from
     the data. `python -m serving model` in the folder runs the same server without an image.

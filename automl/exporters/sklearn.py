@@ -17,7 +17,6 @@ TRUSTED = ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch
 
 class Sklearn(Exporter):
     """Rebuilds the model as a Pipeline of scikit-learn's own classes: a ColumnTransformer, and a linear model, perceptron,
-
     tree, forest, or a forest of boosted trees with a logistic regression stacked on it. It predicts frames whose numbers are
     floats (NaN where missing) and whose categories are strings (None, NaN or "" where missing). Infinities, and numbers beyond
     float32 in front of trees, are errors there. `record.json` beside it names the types to trust and scikit-learn's version.

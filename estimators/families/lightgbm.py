@@ -312,12 +312,14 @@ class LightGBM(Family):
 
         Points tuned for thousands of rounds with early stopping have a rate of at least 15 over the rounds that they get here,
         others one that keeps its product with the rounds (a rule of thumb); where each round is a tree for each of many
-        classes, the rounds are fewer.
+        classes, the rounds are fewer, and a penalty keeps the leaves of rare classes from running away.
         """
         full = {**self.defaults, **point}
         rounds, rate = float(full["n_estimators"]), float(full["learning_rate"])
         enough = 15.0 if full["early_stopping"] else min(15.0, rounds * rate)
         full["n_estimators"] = round(min(rounds, max(100.0, 4 * rounds / max(4, facts.classes))))
+        if facts.classes > 2:
+            full["lambda_l2"] = max(STRONG_L2, float(full["lambda_l2"]))
         found = super().adapted(full, facts)
         found["learning_rate"] = max(rate, min(0.3, enough / float(found["n_estimators"])))
         return found
@@ -399,13 +401,14 @@ TD_REGRESSION: dict[str, Value] = {
     "min_data_in_leaf": 3,
     "bagging_fraction": 0.7,
 }
+STRONG_L2 = 1.0
 STRONG: dict[str, Value] = {
     "n_estimators": 300,
     "learning_rate": 0.1,
     "num_leaves": 128,
     "min_data_in_leaf": 40,
     "bagging_fraction": 0.75,
-    "lambda_l2": 1.0,
+    "lambda_l2": STRONG_L2,
 }
 """TD with larger trees for fewer rounds, and with the penalty that keeps the leaves of rare classes from running away."""
 R177: dict[str, Value] = {

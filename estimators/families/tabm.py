@@ -76,7 +76,6 @@ class TabM(Family):
 
     def starts(self, facts: Facts) -> Sequence[dict[str, Value]]:
         """Two that two cores train in minutes, and TabArena's default but for its width; a short budget cuts their epochs. The
-
         smallest is for regression alone: of classes an ordinary network says more in less time.
 
         The rates of the smaller ones are what few epochs need (measured on five tables); many columns go in as they are.

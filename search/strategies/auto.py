@@ -22,7 +22,6 @@ RANDOM_EVERY = 5
 """Every so many proposals one is random: what is learned from stays honest."""
 CHANGED, STEP, FRESH = 0.35, 0.12, 0.2
 """A mutant's parameters change with the first probability, by a normal step of the second size in the unit scale of their
-
 range; with the third probability, and where a range has no order, they are drawn anew.
 """
 MOST_PARENTS = 64

@@ -320,3 +320,11 @@ def test_json_holds_every_row(
     frame.to_csv(tmp_path / "new.csv", index=False)
     assert run(["predict", str(boosted), str(tmp_path / "new.csv"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["prediction"]) == 400
+    assert run(["predict", str(boosted), str(tmp_path / "new.csv"), "--json", "--explain"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert run(["predict", str(boosted), str(tmp_path / "new.csv"), "--explain"]) == 0
+    expected = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(found) == list(expected)
+    for name in expected:
+        same = pd.Series(found[name], name=name)
+        pd.testing.assert_series_equal(same, expected[name], check_dtype=False, rtol=1e-12)
