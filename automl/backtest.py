@@ -123,7 +123,7 @@ def held_out(
         points: dict[str, Any] = {"rows": rows, "values": values, "deviations": deviations, "kappa": KAPPA}
         try:
             law = fitted(quantity, points, plan, family, columns, classes)
-        except RefusalError:
+        except RefusalError:  # no forecast is made there, so none is judged
             continue
         forecasts.append(law.at(float(full)))
         measured.append(truth[0])

@@ -91,7 +91,7 @@ def change(
     curve = [own[rows] for rows in sorted(own) if own[rows].number in losses]
     try:
         return law_change(curve, losses, before, after)
-    except RefusalError:
+    except RefusalError:  # too few points, or none that a law follows: the usual curve below
         pass
     usual = USUAL_SHARE + (1 - USUAL_SHARE) * (after / before) ** -USUAL_EXPONENT
     errors = np.maximum([t.measurement.error or 0.0 for t in curve], 1e-300)

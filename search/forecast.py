@@ -210,7 +210,7 @@ def run_kappa(trials: Sequence[Trial]) -> float:
             continue
         try:
             mean, sd = ErrorLaw(rows[:-1], errors[:-1], deviations[:-1]).predictive(rows[-1])
-        except RefusalError:
+        except RefusalError:  # what is never forecast needs no widening
             continue
         scores.append(abs(errors[-1] - mean) / math.hypot(sd, deviations[-1]))
     return conformal(scores)

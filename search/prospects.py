@@ -49,7 +49,7 @@ class Prospects:
         try:
             mean, sd = ErrorLaw(*law_points("error", own)).predictive(self.record.target)
             return np.asarray(np.maximum(0.0, mean + sd * deviates))
-        except RefusalError:
+        except RefusalError:  # no law of its own: how errors fell in this run, below
             pass
         if error <= 0.0:
             return np.asarray(error + noise * deviates)
