@@ -108,7 +108,7 @@ def verify(place: Path, limits: Mapping[str, float], seconds: float, data: Path 
     from automl.estimators.artifact import read_record
     from automl.estimators.hardware import detect
     from automl.estimators.runtime import RECORD, load, read_members
-    from automl.search.measure import race
+    from automl.search.race import race
 
     from .run import versions
 

@@ -36,7 +36,7 @@ def main() -> None:
 
     import automl.api
     import automl.dataset
-    from automl.search.measure import MemoryPeak
+    from automl.search.peak import MemoryPeak
 
     with MemoryPeak() as peak:
         automl.api.fit(str(arguments.table), target=arguments.target, budget=arguments.budget)

@@ -200,7 +200,7 @@ class Made:
 
 def measure(made: Sequence[Made], parts: Parts) -> list[dict[str, Any]]:
     """Each model with its error on the test rows and its costs as deployed; one that cannot be served is left out, and said."""
-    from automl.search.measure import race
+    from automl.search.race import race
 
     errors = test_errors(made, parts)
     rows = parts.rows()

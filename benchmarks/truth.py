@@ -201,9 +201,9 @@ def still_there(
     The noise of errors' differences is that on the test rows, at the number of rows that gave the reported errors.
     """
     from automl.search.front import noise, nondominated, paired_errors
-    from automl.search.measure import race
     from automl.search.objective import value_of
     from automl.search.objectives import DEFAULT
+    from automl.search.race import race
     from automl.search.trial import Measurement
 
     served = race([run / e["artifact"] for e in entries], parts.rows(), RACE_SECONDS * (len(entries) + 1))

@@ -130,11 +130,13 @@ class Family(ABC):
         """
         return None
 
-    def strong(self, facts: Facts) -> dict[str, Value] | None:
-        """A point of much capacity that is known to be accurate on large tables, cut to what the budget affords; None if there
-        is none. It is tried right after the reference, and both go on to all rows whatever they cost for their gain.
+    def strong(self, facts: Facts, speed: float = 1.0) -> Sequence[dict[str, Value]]:
+        """Points of much capacity that are known to be accurate on large tables, cut to what the budget affords.
+
+        They are tried right after the reference, and all of these go on to all rows whatever they cost for their gain. `speed`:
+        how many times as long as by the prior of its cost a fit takes.
         """
-        return None
+        return ()
 
     @abstractmethod
     def cost(self, params: Params, rows: int, columns: int, classes: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from .encoder import Encoder, View
 from .errors import ArtifactError, DataError
 from .hardware import Hardware
 from .narrow import rounded
-from .prefix import count
+from .prefix import count, link
 from .space import Value
 from .table import merge_duplicates
 
@@ -145,16 +145,23 @@ class Pipeline:
     ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
         """`predict`, and for each of these `shares` of the trees, the largest first, what `Staged.staged` says of the prefix."""
         counts = [count(share, self.model.length) for share in shares]
-        ascending = sorted(set(counts))
+        center = (
+            self.model.center
+            if counts and self.calibration[0] == "none" and getattr(self.model, "rescale", 1.0) == 1.0
+            else None
+        )
+        ascending = sorted({*counts, *([] if center is None else [self.model.length])})
         parts: list[NDArray[Any]] = []
         staged: list[list[NDArray[np.float64]]] = [[] for _ in shares]
         for i in range(0, len(rows), block):
             X = self._prepare(self.encoder.transform(table, rows[i : i + block]))
-            parts.append(self._native(X))
-            if counts:
-                found = dict(zip(ascending, self.model.staged(X, ascending), strict=True))
-                for kept, number in zip(staged, counts, strict=True):
-                    kept.append(found[number])
+            found = dict(zip(ascending, self.model.staged(X, ascending), strict=True)) if counts else {}
+            for kept, number in zip(staged, counts, strict=True):
+                kept.append(found[number])
+            if center is None:
+                parts.append(self._native(X))
+            else:  # a boosted model's whole follows from its last prefix: each tree is walked once
+                parts.append(link(self.task.kind, center + found[self.model.length]))
         if not parts:
             shape = (0,) if self.task.kind == "regression" else (0, len(self.task.classes))
             return np.empty(shape), [np.empty((0, 1)) for _ in shares]

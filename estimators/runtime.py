@@ -1454,12 +1454,13 @@ class _OneRow:
 
     def predict(self, row: Any) -> None:
         """Fills the answer for a row of any kind."""
-        if (
-            row.__class__ is not dict
-            and self.lowered is not None
-            and not self.lowered.of_tuple(self.encoder.cells(row))
-        ):
-            return
+        if self.lowered is not None:
+            if row.__class__ is dict:
+                careful = self.lowered.of_dict(row)
+            else:
+                careful = self.lowered.of_tuple(self.encoder.cells(row))
+            if not careful:
+                return
         self.encoder.fill_row(row, self.buffer)
         self.run()
 
@@ -1501,6 +1502,7 @@ class Model:
         self._engine: Any = _open_engine(graph, self.encoder.width, self._outputs, batch, wanted, engine is not None)
         self.engine: str = self._engine.name
         self._free = [self._another()]
+        self._by_row = self._free[0].lowered is not None  # lists of rows: a row at a time is faster than a batch then
         self._frame: tuple[Any, Callable[[Any], tuple[Any, ...]]] | None = (
             None  # a pandas index, and what is used of it
         )
@@ -1548,9 +1550,12 @@ class Model:
         """(n, outputs) of the graph, block by block."""
         if self._engine is None:
             raise UsageError("the model is closed")
-        few = self._few(frame) if hasattr(frame, "_mgr") and 0 < len(frame) <= FEW_ROWS else None
-        if few is not None:
-            return few
+        if hasattr(frame, "_mgr") and 0 < len(frame) <= FEW_ROWS:
+            few = self._few(frame)
+            if few is not None:
+                return few
+        elif isinstance(frame, (list, tuple)) and self._by_row:
+            return self._each(frame, _OneRow.predict)
         source = Source(frame, self.encoder)
         out = np.empty((source.rows, self._outputs), np.float32)
         step = max(1, min(BLOCK_ROWS, BLOCK_CELLS // max(1, self.encoder.width)))
@@ -1588,15 +1593,20 @@ class Model:
             rows = _pandas_rows(frame, len(columns))
         except (AttributeError, TypeError):
             return None
+        return self._each(rows, lambda state, row: state.predict_cells(known[1](row)))
+
+    def _each(self, rows: Sequence[Any], predict: Callable[[_OneRow, Any], None]) -> NDArray[np.float32]:
+        """(n, outputs), row by row."""
         out = np.empty((len(rows), self._outputs), np.float32)
         try:
             state = self._free.pop()
         except IndexError:
             state = self._another()
+        answer = state.answer[-self._outputs :]
         try:
             for i, row in enumerate(rows):
-                state.predict_cells(known[1](row))
-                out[i] = state.answer[-self._outputs :]
+                predict(state, row)
+                out[i] = answer
         except (DataError, DataTypeError) as error:
             raise type(error)(f"row {i}: {error}") from None
         finally:

@@ -56,7 +56,15 @@ class Agenda:
         tried = [t for t in self.record.trials if t.status != "skipped" and t.rung >= 0]
         self.promoted |= {(t.plan.id, t.rung - 1) for t in tried if t.rung > self.record.base_rung}
         done = {t.point for t in tried}
-        self.queue = [p for p in self.queue if tuple(p.items()) not in done]
+        sized = self.record.sized  # the strong points of such a family were as large as was affordable then
+        strong = [
+            p
+            for name, family in self.record.setting.families.items()
+            if name in sized
+            for p in self.record.size(family)
+        ]
+        first = [p for p in self.queue if not (p["family"] in sized and self._plan(p).id in self.record.strong)]
+        self.queue = [p for p in (*strong, *first) if tuple(p.items()) not in done]
 
     def next(self, running: Sequence[Trial], room: float) -> Proposal | None:
         """The next plan, none of those `running`, with `room` seconds left; None if there is no more."""
@@ -190,19 +198,36 @@ class Agenda:
 
     # -- new plans ------------------------------------------------------------------------------------------------
 
+    def _plan(self, point: dict[str, Value]) -> Plan:
+        setting = self.record.setting
+        family = setting.families[str(point["family"])]
+        return from_point(point, family, setting.facts, setting.trial_threads, setting.device)
+
+    def _first(self, running: Collection[str]) -> dict[str, Value] | None:
+        """The next of the first plans. Strong ones wait for the references that run: their time tells how large they may be."""
+        record = self.record
+        for i, point in enumerate(self.queue):
+            family = record.setting.families[str(point["family"])]
+            if self._plan(point).id in record.strong and family.name not in record.sized:
+                if not record.references.isdisjoint(running):
+                    continue
+                strong = [p for p in self.queue if p["family"] == family.name and self._plan(p).id in record.strong]
+                others = [p for p in self.queue[i:] if p not in strong]
+                self.queue = [*self.queue[:i], *record.size(family), *others]
+            return self.queue.pop(i)
+        return None
+
     def _new(self, running: Collection[str]) -> Proposal | None:
         """The next of the first plans, else of the strategy's; one that is known already is recorded as skipped."""
-        record, setting = self.record, self.record.setting
+        record = self.record
         for _ in range(PATIENCE):
-            if self.queue:
-                point = self.queue.pop(0)
-            else:
+            point = self._first(running)
+            if point is None:
                 asked = [] if record.strategy.exhausted else record.strategy.ask(1)
                 if not asked:
                     return None
                 point = asked[0]
-            family = setting.families[str(point["family"])]
-            plan = from_point(point, family, setting.facts, setting.trial_threads, setting.device)
+            plan = self._plan(point)
             known = {t.plan.id: t.number for t in reversed(record.asked()) if t.status != "skipped"}
             if plan.id not in known and plan.id not in running:
                 return plan, record.base_rung, point
@@ -226,10 +251,10 @@ def first_plans(
     """(points to fit before anything else, points for a strategy that starts warm).
 
     The two simplest families come first, so that a valid front exists at once, and the usual first choice, which every
-    other model is held against, with a strong point of its family: the portfolio has what is cheap for its gain first, and
+    other model is held against, with strong points of its family: the portfolio has what is cheap for its gain first, and
     on a large table would come to it too late. Then the portfolio and the families' starts.
     """
     ahead = [{"family": f.name, **start} for f in families[:2] for start in f.starts(facts)[:1]]
     ahead += [{"family": f.name, **point} for f in families if (point := f.reference(facts)) is not None]
-    ahead += [{"family": f.name, **point} for f in families if (point := f.strong(facts)) is not None]
+    ahead += [{"family": f.name, **point} for f in families for point in f.strong(facts)]
     return ahead, [point for point in starting_points(families, facts, seconds) if point not in ahead]

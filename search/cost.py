@@ -28,6 +28,11 @@ Z90 = 1.2816
 RECENT = 20
 
 
+def threads_share(family: Family, threads: int) -> float:
+    """What threads leave of a fit's seconds: Amdahl's law with a serial tenth, until the threads law of the run says better."""
+    return 0.1 + 0.9 / (threads if family.parallel else 1)
+
+
 @dataclass
 class CostModel:
     """Wall seconds of a fit as lognormal: log(seconds / prior units), a running mean per family, shrunk to the machine's.
@@ -48,10 +53,9 @@ class CostModel:
         columns = plan.reduction or max(1, round(self.facts.columns * share))
         params = params if plan.prefix == 1.0 else family.shortened(params, plan.prefix)
         total = sum(family.cost(params, rows, columns, self.facts.classes).values())
-        threads = plan.hardware.threads if family.parallel else 1
-        # Amdahl's law with a serial tenth, until the threads law of the run says better
         encoding = ENCODE * self.facts.columns if family.reads and not self.facts.sparse else 0.0
-        return max(1e-4, total * family.seconds_per_unit * (0.1 + 0.9 / threads)) + encoding
+        share = threads_share(family, plan.hardware.threads)
+        return max(1e-4, total * family.seconds_per_unit * share) + encoding
 
     def observe(self, family: Family, plan: Plan, rows: int, fit_seconds: float, beside: float | None) -> None:
         """A fit's wall seconds, and what the trial took beside its fits (None where it did not end).

@@ -24,9 +24,10 @@ from .fitting import BlendJob, Job, Result, blend_job, fit_here, fits_here, supe
 from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
 from .growth import Growing
-from .measure import NO_TIME, Serving, base, race
+from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
+from .race import NO_TIME, Serving, race
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome, run_isolated

@@ -22,8 +22,9 @@ from automl.estimators.space import Value
 from automl.estimators.table import Table
 
 from .interrupt import Cancel
-from .measure import MemoryPeak, quick_measure
+from .measure import quick_measure
 from .metric import Metric
+from .peak import MemoryPeak
 from .plan import Plan
 from .prefixes import Prefixes, expected
 from .split import Split

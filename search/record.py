@@ -19,7 +19,7 @@ from automl.estimators.family import Family
 from automl.estimators.space import Value
 
 from .allocation import Falls
-from .cost import OVERHEAD, CostModel
+from .cost import OVERHEAD, CostModel, threads_share
 from .fitting import Result
 from .forecast import at_rows
 from .front import nondominated_ranks
@@ -59,8 +59,10 @@ class Record:
         self.losses = Losses()
         self.cost = CostModel(setting.facts)
         self.rungs = setting.split.rungs()
-        self.references = self._ids(lambda family: family.reference(setting.facts))
-        self.favoured = self.references | self._ids(lambda family: family.strong(setting.facts))
+        self.references = self._ids(lambda family: [p for p in [family.reference(setting.facts)] if p is not None])
+        self.sized: dict[str, list[dict[str, Value]]] = dict(store.get_meta("strong") or {})
+        self.strong = self._ids(lambda family: family.strong(setting.facts))
+        self.strong |= self._ids(lambda family: self.sized.get(family.name, ()))
         self.base_rung = self._kept_base_rung()
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
@@ -69,15 +71,30 @@ class Record:
         self._of_plan: dict[str, list[Trial]] = {}
         self.falls = Falls()
 
-    def _ids(self, point_of: Callable[[Family], dict[str, Value] | None]) -> set[str]:
-        """The ids of the plans of such points, of the families that have one."""
-        s, found = self.setting, set()
-        for family in s.families.values():
-            point = point_of(family)
-            if point is not None:
-                plan = from_point({"family": family.name, **point}, family, s.facts, s.trial_threads, s.device)
-                found.add(plan.id)
-        return found
+    def _ids(self, points_of: Callable[[Family], Sequence[dict[str, Value]]]) -> set[str]:
+        """The ids of the plans of such points."""
+        s = self.setting
+        return {
+            from_point({"family": family.name, **point}, family, s.facts, s.trial_threads, s.device).id
+            for family in s.families.values()
+            for point in points_of(family)
+        }
+
+    @property
+    def favoured(self) -> set[str]:
+        """The ids of the plans that go on to all rows whatever they cost for their gain."""
+        return self.references | self.strong
+
+    def size(self, family: Family) -> list[dict[str, Value]]:
+        """The family's strong points, as large as the budget affords by what its fits took in this run; a resumed one keeps them."""
+        if family.name not in self.sized:
+            s, seen = self.setting, self.cost.ratios[family.name]
+            speed = s.split.fits() * threads_share(family, s.trial_threads)
+            speed *= math.exp(sum(seen) / len(seen)) if seen else 1.0
+            self.sized[family.name] = list(family.strong(s.facts, speed))
+            self.store.set_meta("strong", self.sized)
+            self.strong |= self._ids(lambda other: self.sized[family.name] if other is family else ())
+        return [complete(self.strategy.branches, {"family": family.name, **p}) for p in self.sized[family.name]]
 
     def elapsed(self) -> float:
         return time.monotonic() - self.setting.start

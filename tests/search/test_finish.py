@@ -23,9 +23,9 @@ from automl.search import finish
 from automl.search.finish import Finalist, exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
-from automl.search.measure import NO_TIME, Serving, race
 from automl.search.objective import Objective
 from automl.search.plan import Plan
+from automl.search.race import NO_TIME, Serving, race
 from automl.search.trial import Measurement, Trial
 
 

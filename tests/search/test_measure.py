@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from automl.estimators import native
 from automl.estimators.artifact import with_engine
-from automl.search import measure, worker
-from automl.search.measure import Blocks, MemoryPeak, Serving, base, columns_of, quick_latency, quick_measure, race
+from automl.search import peak, worker
+from automl.search.measure import base, columns_of, quick_latency, quick_measure
+from automl.search.peak import MemoryPeak
+from automl.search.race import NO_TIME, Blocks, Serving, race
 from automl.search.worker import run_isolated
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -117,7 +119,7 @@ def test_a_peak_that_lasts_no_time_is_seen(megabytes: int) -> None:
 
 
 def test_without_a_reset_the_peak_is_polled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_reset_high_water", lambda: None)
+    monkeypatch.setattr(peak, "_reset_high_water", lambda: None)
     with MemoryPeak() as memory:
         block = np.ones(100 * 2**17)
         time.sleep(0.05)
@@ -225,7 +227,7 @@ def test_too_many_in_too_little_time_says_so(artifact: Callable[..., Path]) -> N
     assert time.monotonic() - start < 1.4
     assert kept(found[0]).disturbed
     assert all(isinstance(f, Serving) and f.disturbed for f in found if not isinstance(f, str))
-    assert all(f.startswith(measure.NO_TIME) for f in found if isinstance(f, str))
+    assert all(f.startswith(NO_TIME) for f in found if isinstance(f, str))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark can be reset on Linux only")

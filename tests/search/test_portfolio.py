@@ -219,7 +219,7 @@ def test_a_family_that_takes_one_of_our_names_keeps_its_own_starts() -> None:
 
 def test_the_simplest_two_and_the_rival_are_ahead_of_the_portfolio() -> None:
     first, warm = first_plans(FAMILIES, FACTS, free)
-    assert [point["family"] for point in first] == ["baseline", "linear", "lightgbm", "lightgbm"]
+    assert [point["family"] for point in first] == ["baseline", "linear", "lightgbm", "lightgbm", "lightgbm"]
     assert first[2]["n_estimators"] == 100
     assert not [point for point in warm if point in first]
     assert len({point["family"] for point in warm[:4]}) >= 3
