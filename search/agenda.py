@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automl.estimators.family import Facts, Family
-from automl.estimators.space import Value
+from automl.estimators.space import Value, nearest
 
 from .allocation import FROZEN, Floats, chances, improvements, index
 from .cost import OVERHEAD
@@ -17,12 +17,17 @@ from .plan import Plan, from_point
 from .portfolio import starting_points
 from .prospects import Prospects
 from .record import Record
+from .space import branch_of
 from .split import ETA
 from .trial import Trial
 
 PATIENCE = 30
 """So many proposals in a row that are known already or do not fit in the time left, and none is asked for until another trial has
 ended.
+"""
+GAIN, GROWN_SHARE = 0.005, 0.6
+"""The best boosted model is tried with twice the rounds where the second half of them took the first share off its error, and
+where that is predicted to take at most the second share of the time left for searching.
 """
 FLOOR = 0.1
 """The probability that the next new plan is tried, whatever the index says of promotions."""
@@ -46,6 +51,7 @@ class Agenda:
         self.promoted: set[tuple[str, int]] = set()
         self.prospects = Prospects(record, record.setting.bounds)
         self._next: Proposal | None = None
+        self._grown: set[str] = set()
         self._brought: list[
             tuple[str, float]
         ] = []  # what each new plan's trial was expected to bring when it had ended
@@ -69,14 +75,18 @@ class Agenda:
     def next(self, running: Sequence[Trial], room: float) -> Proposal | None:
         """The next plan, none of those `running`, with `room` seconds left; None if there is no more."""
         ids = {t.plan.id for t in running}
-        if self.record.base_rung == len(self.record.rungs) - 1 or self.queue:
+        waiting = [] if self.record.base_rung == len(self.record.rungs) - 1 else self._promotable(ids, room)
+        if self.queue:
             return self._new(ids)
-        waiting = self._promotable(ids, room)
-        if not waiting:
-            return self._take(ids)
         first = next((t for t in waiting if t.plan.id in self.record.favoured), None)
         if first is not None:
             return self._promote(first)
+        if self.record.strategy.grows and self.record.favoured.isdisjoint(ids):
+            larger = self._larger(ids, room)
+            if larger is not None:
+                return larger
+        if not waiting:
+            return self._take(ids)
         tried = len(self.record.asked()) + len(running)
         if np.random.default_rng([self.record.setting.seed, tried]).random() < FLOOR:
             return self._take(ids)
@@ -85,6 +95,42 @@ class Agenda:
         if trial is None or worth < self._worth_of_new():
             return self._take(ids)
         return self._promote(trial)
+
+    def _larger(self, running: Collection[str], room: float) -> Proposal | None:
+        """The most accurate model on all rows with twice the iterations, where its own second half brought something.
+
+        The last rounds' gain is seen without a fit, as the difference to the prefix of half the rounds. (FLAML, Wang et al. 2021,
+        grows models from cheap to dear as well, there by a random direct search.)
+        """
+        record, top = self.record, len(self.record.rungs) - 1
+        done = [t for t in record.asked() if t.status == "completed" and t.rung == top]
+        best = min(done, key=lambda t: t.measurement.error or 0.0, default=None)
+        family = None if best is None else record.setting.families.get(best.plan.family)
+        if best is None or family is None or family.iterations is None or best.plan.id in self._grown:
+            return None
+        point = dict(best.point)
+        half = [
+            t
+            for t in record.trials
+            if t.parent == best.number and t.plan.prefix == 0.5 and t.plan.calibration == "none"
+        ]
+        error = best.measurement.error or 0.0
+        if point.get("early_stopping") or not half:  # the first had as many as it wanted
+            return None
+        if (half[0].measurement.error or 0.0) - error < GAIN * abs(error):
+            return None
+        range_ = branch_of(record.strategy.branches, family.name).space[family.iterations]
+        point[family.iterations] = nearest(range_, 2 * float(point[family.iterations]))
+        plan = self._plan(point)
+        if plan.id in running or any(t.plan.id == plan.id for t in record.asked()):
+            return None
+        times = record.cost.units(family, dict(plan.params), plan, best.rows)
+        times /= record.cost.units(family, dict(best.plan.params), best.plan, best.rows)
+        if times * best.wall_seconds > GROWN_SHARE * room:
+            return None
+        self._grown.add(best.plan.id)
+        record.strong.add(plan.id)
+        return plan, top, point
 
     def _promote(self, trial: Trial) -> Proposal:
         self.promoted.add((trial.plan.id, trial.rung))

@@ -68,12 +68,16 @@ class CostModel:
         if beside is not None:
             self.beside[family.name].append(max(0.0, beside))
 
-    def predict(self, family: Family, plan: Plan, rows: int, fits: int = 1) -> tuple[float, float]:
-        """(median, 90 % quantile) of the wall seconds of a trial that makes `fits` fits."""
+    def ratio(self, family: Family) -> float:
+        """The logarithm of how many times as long as by the prior a fit of this family takes."""
         means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for r in self.ratios.values() if r]
         machine = max(-MACHINE, min(MACHINE, sorted(means)[len(means) // 2])) if means else 0.0
         seen = self.ratios[family.name][-RECENT:]
-        mean = (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
+        return (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
+
+    def predict(self, family: Family, plan: Plan, rows: int, fits: int = 1) -> tuple[float, float]:
+        """(median, 90 % quantile) of the wall seconds of a trial that makes `fits` fits."""
+        mean, seen = self.ratio(family), self.ratios[family.name][-RECENT:]
         spread = sum((r - mean) ** 2 for r in seen) + PRIOR_WEIGHT * PRIOR_SD**2
         sd = max(0.15, math.sqrt(spread / (len(seen) + PRIOR_WEIGHT)))
         base = self.units(family, dict(plan.params), plan, rows) * fits

@@ -1,4 +1,4 @@
-"""Leaner encoders: the most accurate model on nested parts of the columns, those first that bring most for what they cost.
+"""Leaner encoders: the most accurate model that is not dear on nested parts of the columns, those first that bring most for what they cost.
 
 The parts are those of the selection method "value", a greedy knapsack of gain by cost. Each is a plan like any other,
 with the hyperparameters of the model that it is made of, and has to be fitted.
@@ -23,6 +23,8 @@ FROM = 0.3
 """The share of the budget before which too few models have been seen for one of them to be the most accurate."""
 STARTS = 2
 """So many models are tried on the largest part of the columns, at most; on the next smaller one only where that helped."""
+SHARE = 0.1
+"""A model whose trial took more of the budget than this is not tried on parts of the columns while there are others."""
 METHOD = "value"
 PARTS = tuple(fraction for fraction in FRACTIONS if fraction <= 0.5)
 
@@ -45,8 +47,9 @@ def leaner(study: Study, ended: Trial) -> list[dict[str, Value]]:
     if _spent(study) < FROM:
         return []
     done = [t for t in study.asked() if t.status == "completed" and t.rung == study.base_rung]
-    best = min(done, key=lambda t: (study.steering(t).error or math.inf, t.number))
-    begun = [dict(t.point) for t in done if dict(t.point).get("selection") == METHOD] + study.agenda.queue
+    cheap = [t for t in done if t.wall_seconds <= SHARE * setting.limits.seconds] or done
+    best = min(cheap, key=lambda t: (study.steering(t).error or math.inf, t.number))
+    begun = [dict(t.point) for t in (*done, *study.running())] + study.agenda.queue
     begun = [p for p in begun if p.get("selection") == METHOD and p.get("fraction") == PARTS[0]]
     wanted: dict[str, Value] = {**dict(best.point), "selection": METHOD, "fraction": PARTS[0]}
     if not _selects(study, best) or best.plan.selection != "none" or wanted in begun or len(begun) >= STARTS:

@@ -88,9 +88,8 @@ class Record:
     def size(self, family: Family) -> list[dict[str, Value]]:
         """The family's strong points, as large as the budget affords by what its fits took in this run; a resumed one keeps them."""
         if family.name not in self.sized:
-            s, seen = self.setting, self.cost.ratios[family.name]
-            speed = s.split.fits() * threads_share(family, s.trial_threads)
-            speed *= math.exp(sum(seen) / len(seen)) if seen else 1.0
+            s = self.setting
+            speed = s.split.fits() * threads_share(family, s.trial_threads) * math.exp(self.cost.ratio(family))
             self.sized[family.name] = list(family.strong(s.facts, speed))
             self.store.set_meta("strong", self.sized)
             self.strong |= self._ids(lambda other: self.sized[family.name] if other is family else ())

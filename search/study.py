@@ -79,6 +79,9 @@ class Study(Record):
         self.interrupted = True
         self.cancel.set()
 
+    def running(self) -> list[Trial]:
+        return [trial for trial, _ in self._pending.values()]
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, reserve: Callable[[], float]) -> None:
@@ -145,7 +148,7 @@ class Study(Record):
         }
         for _ in range(PATIENCE):
             room = self.left() - reserve()
-            proposal = self.agenda.next([t for t, _ in self._pending.values()], room)
+            proposal = self.agenda.next(self.running(), room)
             if proposal is None:
                 break
             plan, rung, point = proposal
@@ -153,7 +156,9 @@ class Study(Record):
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
             trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
             first = not any(t.status == "completed" for t in self.trials)
-            if plan.id in self.references:  # what every other model is held against: worth more than its share
+            if (
+                plan.id in self.favoured
+            ):  # what all others are held against, or likely the most accurate: worth more than its share
                 dear = middle > 0.7 * room
             else:
                 share = TRIAL_SHARE if plan.family in seen else NEW_SHARE

@@ -35,6 +35,7 @@ class Auto(Bayesian):
     """
 
     name = "auto"
+    grows = True
 
     def propose(self, index: int, attempt: int) -> Point:
         start = next((point for point in self.starts if key(point) not in self._seen), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from automl.search.objectives import DEFAULT
 from automl.search.plan import from_point
 from automl.search.record import Record
 from automl.search.setting import Limits, Setting
-from automl.search.space import Branch
+from automl.search.space import Branch, complete
 from automl.search.split import EMPTY, Split
 from automl.search.store import Store
 from automl.search.strategies import by_name
@@ -40,10 +41,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Makes records with a base rung of 0 in a run of 60 s."""
     folder = tmp_path_factory.mktemp("agenda")
     facts = Facts("regression", ROWS[-1], 10, budget_seconds=60.0)
-    families = {name: FAMILY[name] for name in ("baseline", "linear", "tree")}
     count = iter(range(99))
 
-    def make(seed: int = 0, bounds: dict[str, float] | None = None, base: int = 0) -> Clocked:
+    def make(
+        seed: int = 0,
+        bounds: dict[str, float] | None = None,
+        base: int = 0,
+        names: tuple[str, ...] = ("baseline", "linear", "tree"),
+        strategy: str = "random",
+    ) -> Clocked:
+        families = {name: FAMILY[name] for name in names}
         setting = Setting(
             data=Path("nowhere"),
             split=Split(np.arange(ROWS[-1]), np.arange(9), EMPTY),
@@ -62,7 +69,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
         branches = tuple(Branch(f.name, dict(f.space(facts))) for f in families.values())
         store = Store.create(folder / f"{next(count)}.db")
         store.set_meta("base_rung", base)
-        return Clocked(setting, by_name("random")(branches, seed, 4), store)
+        return Clocked(setting, by_name(strategy)(branches, seed, 4), store)
 
     return make
 
@@ -218,3 +225,101 @@ def test_resumed_it_promotes_nothing_twice(record: Any) -> None:
     agenda.restored()
     found = [agenda.next([], 40.0) for _ in range(10)]
     assert (good.plan.id, 1) not in [(p[0].id, p[1]) for p in found if p]
+
+
+# -- the strong points and their growth --------------------------------------------------------------------------------
+
+
+def boosted(record: Record, point: dict[str, Any], error: float, half: float | None = None, wall: float = 2.0) -> Trial:
+    """Ends a trial of LightGBM on all rows, with its prefix of half the rounds, if any, at the error `half`."""
+    full = complete(record.strategy.branches, {"family": "lightgbm", **point})
+    plan = from_point(full, FAMILY["lightgbm"], record.setting.facts, 1)
+    measured = Measurement(
+        error=error, error_sd=0.01, training_seconds=wall, training_cpu_seconds=wall, latency_p50_seconds=1e-5,
+        model_memory_bytes=1e6, size_bytes=1e4, training_memory_bytes=1e7,
+    )  # fmt: skip
+    trial = Trial(
+        record.take_number(),
+        plan,
+        ROWS[-1],
+        2,
+        "completed",
+        measurement=measured,
+        point=tuple(full.items()),
+        wall_seconds=wall,
+    )
+    record.end(trial)
+    if half is not None:
+        shorter = replace(plan, prefix=0.5, rescale=1.1)
+        less = replace(measured, error=half, latency_p50_seconds=5e-6)
+        record.end(replace(trial, number=record.take_number(), plan=shorter, measurement=less, parent=trial.number))
+    return trial
+
+
+def strong_and_first(record: Record) -> tuple[Agenda, str]:
+    """An agenda that begins with the reference and the strong points, and the reference's id."""
+    facts, family = record.setting.facts, FAMILY["lightgbm"]
+    points = [family.reference(facts), *family.strong(facts)]
+    queue = [complete(record.strategy.branches, {"family": "lightgbm", **(p or {})}) for p in points]
+    return Agenda(record, queue), next(iter(record.references))
+
+
+def test_strong_points_wait_for_the_reference_and_are_as_large_as_it_says(record: Any) -> None:
+    names, sizes = ("baseline", "lightgbm"), {}
+    for wall in (0.3, 12.0, 60.0):
+        made = record(base=2, names=names, strategy="auto")
+        agenda, reference = strong_and_first(made)
+        first = agenda.next([], 40.0)
+        assert first is not None
+        assert first[0].id == reference
+        running = Trial(99, first[0], ROWS[-1], 2, "completed")
+        meanwhile = agenda.next([running], 40.0)
+        assert meanwhile is not None
+        assert meanwhile[0].id not in made.strong
+        boosted(made, dict(first[2]), 1.0, wall=wall)
+        strong = [agenda.next([], 40.0) for _ in range(2)]
+        assert all(s is not None and s[0].id in made.favoured for s in strong)
+        sizes[wall] = [dict(s[0].params)["n_estimators"] for s in strong if s is not None]
+    assert sizes[0.3] == [300, 450]
+    assert sizes[0.3][0] > sizes[12.0][0] > sizes[60.0][0]
+    resumed = Agenda(made, [dict(strong[0][2])] if strong[0] is not None else [])
+    resumed.restored()
+    assert [p["n_estimators"] for p in resumed.queue] == sizes[60.0]
+
+
+@pytest.mark.parametrize(
+    ("half", "wall", "point", "grows"),
+    [
+        (1.10, 2.0, {}, True),
+        (1.001, 2.0, {}, False),  # its second half brought nothing
+        (None, 2.0, {}, False),
+        (1.10, 30.0, {}, False),  # there is no time for it
+        (1.10, 2.0, {"early_stopping": True}, False),
+        (1.10, 2.0, {"n_estimators": 2000}, False),  # the largest there is
+    ],
+)
+def test_the_best_boosted_model_is_tried_with_twice_the_rounds_where_that_may_pay(
+    record: Any, half: float | None, wall: float, point: dict[str, Any], grows: bool
+) -> None:
+    made = record(base=2, names=("baseline", "lightgbm"), strategy="auto")
+    agenda = Agenda(made)
+    boosted(made, {"n_estimators": 40, "num_leaves": 5}, 1.5, half=3.0)
+    best = boosted(made, {"n_estimators": 200, **point}, 1.0, half, wall)
+    proposal = agenda.next([], 40.0)
+    assert proposal is not None
+    rounds = dict(proposal[0].params).get("n_estimators")
+    expected = {**dict(best.point), "n_estimators": 400}
+    assert (dict(proposal[2]) == expected) == grows
+    if grows:
+        assert (rounds, proposal[1], proposal[0].id in made.favoured) == (400, 2, True)
+        again = agenda.next([], 40.0)
+        assert again is not None
+        assert dict(again[2]) != expected
+
+
+def test_only_the_default_strategy_grows_models(record: Any) -> None:
+    made = record(base=2, names=("baseline", "lightgbm"))
+    agenda = Agenda(made)
+    best = boosted(made, {"n_estimators": 200}, 1.0, half=1.1)
+    proposals = [agenda.next([], 40.0) for _ in range(5)]
+    assert {**dict(best.point), "n_estimators": 400} not in [dict(p[2]) for p in proposals if p]

@@ -170,7 +170,7 @@ def test_a_short_budget_has_fewer_rounds_at_a_higher_rate() -> None:
     assert poor["learning_rate"] == pytest.approx(15 / rounds)
     assert float(family.adapted({**late, "learning_rate": 0.005}, FACTS)["learning_rate"]) >= 0.015
     many = family.adapted(late, Facts("multiclass", 5_000, 20, 40))
-    assert many["n_estimators"] == 100
+    assert many["n_estimators"] == 200
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.iterations], ids=lambda f: f.name)
