@@ -13,7 +13,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,8 @@ def _open() -> Any:
             pass
     if command is None:
         raise NoLibraryError(_no_compiler())
+    import tempfile
+
     if folder is not None:
         target = folder / _name(source, command)
         try:
@@ -119,6 +120,8 @@ def _open() -> Any:
 
 
 def _for_this_process(command: list[str]) -> Any:
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="automl-") as place:
         target = Path(place) / "kernel.so"
         _compile(command, str(target))

@@ -19,7 +19,6 @@ import os
 import re
 import stat
 import struct
-import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -1228,7 +1227,7 @@ def read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:
             members = _read_zip(place)
         else:
             raise UsageError(f"no such artifact: {place} (a folder or a .zip file)")
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
         raise ArtifactError(f"{place} cannot be read: {error}") from error
     for name in (MANIFEST, GRAPH):
         if name not in members:
@@ -1267,21 +1266,28 @@ def _read_zip(path: Path) -> dict[str, bytes]:
         raise ArtifactError(f"{path} is truncated or holds other files than an artifact's: refused")
     if len(data) != end + 22 + int.from_bytes(data[end + 20 : end + 22], "little"):
         raise ArtifactError(f"{path} is truncated, or something was added to it: refused")
+    import zipfile  # of no use to a folder, whose load it would make a twentieth slower
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return _unpacked(path, packed, sealed)
+    except zipfile.BadZipFile as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def _unpacked(path: Path, packed: Any, sealed: bool) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as packed:
-        if packed.comment and not sealed:
-            raise ArtifactError(f"{path} is corrupt or carries a comment that is none of ours: refused")
-        for info in packed.infolist():
-            _known(info.orig_filename)
-            mode = info.external_attr >> 16
-            if info.filename in members or stat.S_IFMT(mode) not in (0, stat.S_IFREG) or info.flag_bits & 1:
-                raise ArtifactError(f"{path}: member {shown(info.filename)} is double, a link or encrypted: refused")
-            if info.file_size > 1_000_000 and info.file_size > RATIO * max(1, info.compress_size):
-                raise ArtifactError(
-                    f"{path}: member {info.filename} unpacks to more than {RATIO} times its size: refused"
-                )
-            with packed.open(info) as file:
-                members[info.filename] = _bounded(file, info.filename, info.file_size)
+    if packed.comment and not sealed:
+        raise ArtifactError(f"{path} is corrupt or carries a comment that is none of ours: refused")
+    for info in packed.infolist():
+        _known(info.orig_filename)
+        mode = info.external_attr >> 16
+        if info.filename in members or stat.S_IFMT(mode) not in (0, stat.S_IFREG) or info.flag_bits & 1:
+            raise ArtifactError(f"{path}: member {shown(info.filename)} is double, a link or encrypted: refused")
+        if info.file_size > 1_000_000 and info.file_size > RATIO * max(1, info.compress_size):
+            raise ArtifactError(f"{path}: member {info.filename} unpacks to more than {RATIO} times its size: refused")
+        with packed.open(info) as file:
+            members[info.filename] = _bounded(file, info.filename, info.file_size)
     return members
 
 
