@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from automl.estimators import artifact, native, runtime
 from automl.estimators.compiled import Engine, refusal
-from automl.estimators.errors import ArtifactError, ResourceError, UsageError
+from automl.estimators.errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 from automl.estimators.families import FAMILIES
 
 NAMES = [*(family.name for family in FAMILIES), "blend"]
@@ -92,6 +92,34 @@ def test_an_artifact_is_served_by_its_engine_and_by_the_one_that_is_asked_for(ma
         model.predict_one(x[0].tolist())
     with pytest.raises(UsageError, match="'fast' is not known: it is one of onnx, compiled"):
         runtime.load(forest, engine="fast")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_of_every_kind_are_answered_alike_alone_and_in_a_list(made: Any, tmp_path: Path, task: str) -> None:
+    graph, classes = made("lightgbm", task), {"binary": ["no", "yes"], "multiclass": list("pqrs")}.get(task, [])
+    artifact.save(tmp_path / "m", tables=TABLES, model=graph.model, task=task, classes=classes, engine="compiled")
+    rows: list[Any] = [dict(zip("abcdef", row, strict=True)) for row in graph.x[:12].tolist()]
+    with runtime.load(tmp_path / "m") as model:
+        many = model.predict if task == "regression" else model.predict_proba
+        one = model.predict_one if task == "regression" else model.predict_proba_one
+        expected = many(graph.x[:12])
+        mixed = [*rows[:4], *(list(row.values()) for row in rows[4:6]), *(tuple(row.values()) for row in rows[6:8])]
+        mixed += [np.array(list(row.values())) for row in rows[8:10]]
+        mixed += [{**row, "a": str(row["a"]), "z": 1} for row in rows[10:]]  # a number as text: Python reads that row
+        assert (many(mixed) == expected).all()
+        assert all((one(row) == answer).all() for row, answer in zip(mixed, expected, strict=True))
+        assert many([]).shape == (0, *expected.shape[1:])
+        kept = one(rows[0])
+        one(rows[1])
+        assert (kept == expected[0]).all(), "an answer is the caller's own"
+        with pytest.raises(DataError, match="row 2: column 'b': 'far' is not a number"):
+            many([*rows[:2], {**rows[2], "b": "far"}])
+        with pytest.raises(DataError, match="row 1: missing column 'c'"):
+            many([rows[0], {k: v for k, v in rows[1].items() if k != "c"}])
+        with pytest.raises(DataError, match="row 1: the row has 2 columns"):
+            many([rows[0], [1.0, 2.0]])
+        with pytest.raises(DataTypeError, match="row 0: a row is a dict or a sequence"):
+            many([5])
 
 
 def test_threads_that_predict_at_once_do_not_meet(made: Any, forest: Path) -> None:
