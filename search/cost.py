@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from automl.estimators.family import Facts, Family
 from automl.estimators.space import Value
@@ -22,8 +23,10 @@ With 20,000 numeric columns of 80 rows an encoding took 0.24 s; opening the tabl
 PRIOR_SD = 0.6
 """Standard deviation of the logarithm of (seconds / prior) before anything was measured of a family."""
 PRIOR_WEIGHT = 1.0
-MACHINE = 1.5
-"""The priors are off by at most this factor's exponential on another machine; further away is the family's own matter."""
+MACHINE, TELLING = 1.0, 0.2
+"""The priors are off by at most the first's exponential on another machine; further away is the family's own matter. Only fits of
+more seconds than the second say anything of a machine: shorter ones are mostly overhead.
+"""
 Z90 = 1.2816
 RECENT = 20
 
@@ -44,6 +47,7 @@ class CostModel:
     facts: Facts
     ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    telling: set[str] = field(default_factory=set)
 
     def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
         """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit, and the encoding; of a prefix
@@ -65,13 +69,15 @@ class CostModel:
         if family.reads:
             units = self.units(family, dict(plan.params), plan, rows)
             self.ratios[family.name].append(math.log(max(1e-3, fit_seconds) / units))
+            if fit_seconds > TELLING:
+                self.telling.add(family.name)
         if beside is not None:
             self.beside[family.name].append(max(0.0, beside))
 
     def ratio(self, family: Family) -> float:
         """The logarithm of how many times as long as by the prior a fit of this family takes."""
-        means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for r in self.ratios.values() if r]
-        machine = max(-MACHINE, min(MACHINE, sorted(means)[len(means) // 2])) if means else 0.0
+        means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for name, r in self.ratios.items() if name in self.telling]
+        machine = max(-MACHINE, min(MACHINE, median(means))) if means else 0.0
         seen = self.ratios[family.name][-RECENT:]
         return (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
 

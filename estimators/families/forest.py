@@ -28,7 +28,7 @@ class Forest(Family):
     order: ClassVar[int] = 40
     iterations: ClassVar[str | None] = "n_estimators"
     filled: ClassVar[tuple[float, ...]] = (1.0, 0.3, 0.1)
-    seconds_per_unit: ClassVar[float] = 1e-8
+    seconds_per_unit: ClassVar[float] = 4e-9
     maker: ClassVar[str] = "RandomForest"
     defaults: ClassVar[dict[str, Value]] = {
         "n_estimators": 50,

@@ -158,7 +158,7 @@ class Tree(Family):
     name: ClassVar[str] = "tree"
     order: ClassVar[int] = 30
     filled: ClassVar[tuple[float, ...]] = (1.0, 0.3, 0.1)
-    seconds_per_unit: ClassVar[float] = 1e-8
+    seconds_per_unit: ClassVar[float] = 5e-9
     defaults: ClassVar[dict[str, Value]] = {
         "max_depth": 24,
         "max_leaf_nodes": 512,

@@ -29,10 +29,12 @@ def test_an_unmeasured_family_has_a_wide_interval_and_learns_the_machine_from_ot
     before = model.predict(tree, plan, 10_000)
     assert before[1] > 2 * before[0] - OVERHEAD
     other = from_point({"family": "linear", **linear.starts(FACTS)[0]}, linear, FACTS, 1)
-    slow = 3 * model.units(linear, dict(other.params), other, 10_000)
-    for _ in range(5):
-        model.observe(linear, other, 10_000, slow, OVERHEAD)
-    assert model.predict(tree, plan, 10_000)[0] > before[0]
+    for rows, tells in ((10_000, False), (3_000_000, True)):
+        slow = 3 * model.units(linear, dict(other.params), other, rows)
+        assert (slow > 0.2) == tells, "of so short a fit the most is overhead"
+        for _ in range(5):
+            model.observe(linear, other, rows, slow, OVERHEAD)
+        assert (model.predict(tree, plan, 10_000)[0] > before[0]) == tells
 
 
 def test_folds_multiply_the_time() -> None:
