@@ -48,8 +48,7 @@ _FUNCTIONS = (
 _MISSING_TEXTS: dict[Any, bool] = dict.fromkeys(NA_STRINGS, True)
 _OBJECTS = (None, True, False, "True", "False", str, int, float, _MISSING_TEXTS)
 _lock = threading.Lock()
-_python: list[NDArray[np.uint64]] = []
-"""The addresses that were handed over, which must stay where they are."""
+_handed_over: list[bool] = []
 
 
 class _Method(ctypes.Structure):
@@ -221,15 +220,18 @@ def _library() -> Any:
         return None
     library = native.library()
     with _lock:
-        if not _python:
+        if not _handed_over:
             pointers = [ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS]
             table = np.asarray([*pointers, *map(id, _OBJECTS)], np.uint64)
             sizes = (ctypes.c_int64 * 3)()
             library.row_sizes(sizes)
             if list(sizes) != [table.nbytes, COLUMN.itemsize, PLAN.itemsize]:
                 raise native.NoLibraryError(f"the library's structures of a row are of {list(sizes)} bytes")
-            library.row_python(ctypes.c_void_p(table.ctypes.data))
-            _python.append(table)
+            start = ctypes.cast(library.row_python, ctypes.c_void_p).value or 0
+            ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(start)(
+                table.ctypes.data
+            )  # with the interpreter's lock, unlike library's
+            _handed_over.append(True)
     return library
 
 

@@ -52,15 +52,20 @@ enum { NUMBER, SCALED, ABSENT, SHIFTED, SPLIT, ORDINAL, TARGET, ONEHOT, HASHED }
 static const python *py;
 static uint32_t crc_of_byte[256];
 
-/* Called once, before any row. */
+/* Called before any row, by each copy of compiled_row.py in the process: what it hands over outlives that module. */
 void row_python(const python *functions)
 {
+    static python kept;
     for (uint32_t byte = 0; byte < 256; byte++) {
         uint32_t crc = byte;
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
         crc_of_byte[byte] = crc;
     }
-    py = functions;
+    kept = *functions;
+    py = &kept;
+    py->hold(py->yes_text);
+    py->hold(py->no_text);
+    py->hold(py->missing);
 }
 
 /* The bytes of the structures, so that compiled_row.py can see that it lays out the same. */

@@ -230,3 +230,18 @@ def test_what_serving_is_timed_on_says_the_same_on_both_engines(
     assert (serving.run_split(models["compiled"]._engine, encoded) == found[1][:, 1:]).all()
     times = serving.in_turn({"a": lambda k: 2.0 + k, "b": lambda k: 1.0}, 3)
     assert serving.shown(times["a"], 1.0) == "2.0 (2.0 to 4.0)"
+
+
+def test_every_export_is_compared_with_its_artifact(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity = imported("parity", monkeypatch)
+    some = [family for family in parity.FAMILIES if family.name in ("linear", "neighbours")]
+    monkeypatch.setattr(parity, "FAMILIES", some)
+    monkeypatch.setattr(parity, "EXPORTERS", [e for e in parity.EXPORTERS if e.name in ("bundle", "onnx", "python")])
+    assert parity.main(["--tables", str(folder), "--rows", "100"]) == 0
+    said = capsys.readouterr().out
+    assert "rows not the same bits alone as in a batch: 0" in said
+    assert "neighbours as compiled" in said
+    monkeypatch.setattr(parity, "differing", lambda place: 3)
+    assert parity.main(["--tables", str(folder), "--rows", "100"]) == 1

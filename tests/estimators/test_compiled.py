@@ -155,6 +155,38 @@ def test_it_needs_no_onnxruntime_and_works_beside_the_runtime_alone(forest: Path
     assert done.stdout.split() == ["compiled", runtime.load(forest).predict_one([1.0] * 6), "[]"], done.stderr
 
 
+def test_a_second_copy_of_the_engine_may_go_away(forest: Path, tmp_path: Path) -> None:
+    """As the proof of an exported runtime does: it is imported, used, and forgotten."""
+    code = """
+import gc, importlib.util, sys
+from automl.estimators import runtime
+model = runtime.load(sys.argv[1])
+row = dict.fromkeys("abcdef", 1.0)
+expected = model.predict_proba_one(row).tolist()
+for name in ("one", "two"):
+    spec = importlib.util.spec_from_file_location(name, runtime.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    assert copy.load(sys.argv[1]).predict_proba_one(row).tolist() == expected
+    for known in [m for m in sys.modules if m.startswith(copy._ALONE)]:
+        del sys.modules[known]
+    del copy, spec
+    gc.collect()
+    trash = [bytes(64) for _ in range(100_000)]
+    for cell in (1.0, None, "NA", True, "x"):
+        try:
+            model.predict_proba_one({**row, "a": cell})
+        except ValueError as error:
+            assert "'x' is not a number" in str(error)
+assert model.predict_proba_one(row).tolist() == expected
+print("alive")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", code, str(forest)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.stdout == "alive\n", done.stderr
+
+
 # -- the library -------------------------------------------------------------------------------------------------------
 
 
