@@ -204,6 +204,30 @@ def activate(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(x * ((1 - squared) / (1 + squared)), np.float32)
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a network is trained towards: `target` (n,) class codes, or values less their `level`, by their `spread`; weights
+    of mean 1, None where all are alike; and how many `outputs` it has.
+    """
+
+    target: NDArray[Any]
+    weights: NDArray[np.float32] | None
+    outputs: int
+    level: float = 0.0
+    spread: float = 1.0
+
+    @classmethod
+    def of(cls, y: NDArray[Any], task: str, sample_weight: NDArray[np.float64] | None) -> Goal:
+        weights = None
+        if sample_weight is not None and np.ptp(sample_weight) > 0.0:
+            weights = (sample_weight / sample_weight.mean()).astype(np.float32)
+        if task != "regression":
+            return cls(np.asarray(y).astype(np.int64), weights, 2 if task == "binary" else int(y.max()) + 1)
+        level = float(np.average(y, weights=sample_weight))
+        spread = float(np.sqrt(np.average((y - level) ** 2, weights=sample_weight))) or 1.0
+        return cls(((y - level) / spread).astype(np.float32), weights, 1, level, spread)
+
+
 class NetworkModel:
     """`layers` is a list of (weights (in, out), bias (out,)) in float32, scales and normalisations folded in."""
 
@@ -219,22 +243,12 @@ class NetworkModel:
 
     def fit(self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64] | None = None) -> NetworkModel:
         """Trains on X (n, d) float32. Raises FloatingPointError when the loss is not finite: a learning rate too large."""
-        weights = None
-        if sample_weight is not None and np.ptp(sample_weight) > 0.0:
-            weights = (sample_weight / sample_weight.mean()).astype(np.float32)
-        level, spread, outputs = 0.0, 1.0, 1
-        target = np.asarray(y)
-        if self.task == "regression":
-            level = float(np.average(y, weights=sample_weight))
-            spread = float(np.sqrt(np.average((y - level) ** 2, weights=sample_weight))) or 1.0
-            target = ((y - level) / spread).astype(np.float32)
-        else:
-            target, outputs = target.astype(np.int64), 2 if self.task == "binary" else int(y.max()) + 1
+        goal = Goal.of(y, self.task, sample_weight)
         dense = np.ascontiguousarray(X if isinstance(X, np.ndarray) else X.toarray(), np.float32)
         with limited_threads(self.hardware.threads):
-            training = Training(self.recipe, self.hardware.device, self.seed, dense.shape[1], outputs)
-            self.epochs_ = training.run(dense, target, weights)
-            self.layers = folded(training.arrays(), self.task, level, spread)
+            training = Training(self.recipe, self.hardware.device, self.seed, dense.shape[1], goal.outputs)
+            self.epochs_ = training.run(dense, goal.target, goal.weights)
+            self.layers = folded(training.arrays(), self.task, goal.level, goal.spread)
         return self
 
     def _scores(self, X: Any) -> NDArray[np.float32]:

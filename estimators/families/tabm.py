@@ -23,7 +23,7 @@ from ..piecewise import Bins, Floats, edges_of, floats, folded_embedding
 from ..space import Choice, Float, Int, Space, Value
 from .linear import sigmoid, softmax
 from .neighbours import spread_rows
-from .network import INNER_ROWS, INNER_SHARE, batch_size, flat_cos, limited_threads
+from .network import INNER_ROWS, INNER_SHARE, Goal, batch_size, flat_cos, limited_threads
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -254,24 +254,14 @@ class TabMModel:
         """Trains on X (n, d) float32. Raises FloatingPointError when the loss is not finite: a learning rate too large."""
         import torch
 
-        weights = None
-        if sample_weight is not None and np.ptp(sample_weight) > 0.0:
-            weights = (sample_weight / sample_weight.mean()).astype(np.float32)
-        level, spread, outputs = 0.0, 1.0, 1
-        target = np.asarray(y)
-        if self.task == "regression":
-            level = float(np.average(y, weights=sample_weight))
-            spread = float(np.sqrt(np.average((y - level) ** 2, weights=sample_weight))) or 1.0
-            target = ((y - level) / spread).astype(np.float32)
-        else:
-            target, outputs = target.astype(np.int64), 2 if self.task == "binary" else int(y.max()) + 1
+        goal = Goal.of(y, self.task, sample_weight)
         dense = np.ascontiguousarray(X if isinstance(X, np.ndarray) else X.toarray(), np.float32)
         # the packages draw their first weights, and torch its dropout, from the global generator
         with limited_threads(self.hardware.threads), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            training = Training(self.recipe, self.hardware.device, dense, outputs)
-            self.epochs_ = training.run(dense, target, weights, self.seed)
-            self.net = training.net(self.task, level, spread)
+            training = Training(self.recipe, self.hardware.device, dense, goal.outputs)
+            self.epochs_ = training.run(dense, goal.target, goal.weights, self.seed)
+            self.net = training.net(self.task, goal.level, goal.spread)
         return self
 
     def _scores(self, X: Any) -> Floats:
