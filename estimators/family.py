@@ -130,6 +130,12 @@ class Family(ABC):
         """
         return None
 
+    def larger(self, point: Params) -> Sequence[dict[str, Value]]:
+        """Points of more capacity than this one, to be tried in this order where the last iterations still paid: twice as many."""
+        if self.iterations is None or point.get("early_stopping"):  # those have as many as they wanted
+            return ()
+        return ({**point, self.iterations: 2 * int(point[self.iterations])},)
+
     def strong(self, facts: Facts, speed: float = 1.0) -> Sequence[dict[str, Value]]:
         """Points of much capacity that are known to be accurate on large tables, cut to what the budget affords.
 

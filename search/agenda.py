@@ -26,7 +26,7 @@ PATIENCE = 30
 ended.
 """
 GAIN, GROWN_SHARE = 0.005, 0.6
-"""The best boosted model is tried with twice the rounds where the second half of them took the first share off its error, and
+"""A larger form of the best boosted model is tried where the second half of its rounds took the first share off its error, and
 where that is predicted to take at most the second share of the time left for searching.
 """
 FLOOR = 0.1
@@ -97,40 +97,38 @@ class Agenda:
         return self._promote(trial)
 
     def _larger(self, running: Collection[str], room: float) -> Proposal | None:
-        """The most accurate model on all rows with twice the iterations, where its own second half brought something.
+        """A larger form of the most accurate model on all rows, where its own last iterations brought something.
 
-        The last rounds' gain is seen without a fit, as the difference to the prefix of half the rounds. (FLAML, Wang et al. 2021,
-        grows models from cheap to dear as well, there by a random direct search.)
+        What they brought is seen without a fit, as the difference to the prefix of half of them. (FLAML, Wang et al. 2021, grows
+        models from cheap to dear as well, there by a random direct search.)
         """
         record, top = self.record, len(self.record.rungs) - 1
         done = [t for t in record.asked() if t.status == "completed" and t.rung == top]
         best = min(done, key=lambda t: t.measurement.error or 0.0, default=None)
         family = None if best is None else record.setting.families.get(best.plan.family)
-        if best is None or family is None or family.iterations is None or best.plan.id in self._grown:
+        if best is None or family is None or not self._grown.isdisjoint(running):
             return None
-        point = dict(best.point)
         half = [
             t
             for t in record.trials
             if t.parent == best.number and t.plan.prefix == 0.5 and t.plan.calibration == "none"
         ]
         error = best.measurement.error or 0.0
-        if point.get("early_stopping") or not half:  # the first had as many as it wanted
+        if not half or (half[0].measurement.error or 0.0) - error < GAIN * abs(error):
             return None
-        if (half[0].measurement.error or 0.0) - error < GAIN * abs(error):
-            return None
-        range_ = branch_of(record.strategy.branches, family.name).space[family.iterations]
-        point[family.iterations] = nearest(range_, 2 * float(point[family.iterations]))
-        plan = self._plan(point)
-        if plan.id in running or any(t.plan.id == plan.id for t in record.asked()):
-            return None
-        times = record.cost.units(family, dict(plan.params), plan, best.rows)
-        times /= record.cost.units(family, dict(best.plan.params), best.plan, best.rows)
-        if times * best.wall_seconds > GROWN_SHARE * room:
-            return None
-        self._grown.add(best.plan.id)
-        record.strong.add(plan.id)
-        return plan, top, point
+        space = branch_of(record.strategy.branches, family.name).space
+        for larger in family.larger(dict(best.point)):
+            point = {name: nearest(space[name], value) if name in space else value for name, value in larger.items()}
+            plan = self._plan(point)
+            if plan.id in running or any(t.plan.id == plan.id for t in record.asked()):
+                continue
+            times = record.cost.units(family, dict(plan.params), plan, best.rows)
+            times /= record.cost.units(family, dict(best.plan.params), best.plan, best.rows)
+            if times * best.wall_seconds <= GROWN_SHARE * room:
+                self._grown.add(plan.id)
+                record.strong.add(plan.id)
+                return plan, top, point
+        return None
 
     def _promote(self, trial: Trial) -> Proposal:
         self.promoted.add((trial.plan.id, trial.rung))

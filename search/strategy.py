@@ -51,7 +51,7 @@ class Strategy(ABC):
     name: ClassVar[str]
     """Its one word in lists and on the command line."""
     grows: ClassVar[bool] = False
-    """Whether the study also tries the most accurate boosted model with twice the rounds, as long as that pays."""
+    """Whether the study also tries larger forms of the most accurate boosted model, as long as that pays."""
 
     def __init__(
         self,

@@ -295,31 +295,40 @@ def test_strong_points_wait_for_the_reference_and_are_as_large_as_it_says(record
         (None, 2.0, {}, False),
         (1.10, 30.0, {}, False),  # there is no time for it
         (1.10, 2.0, {"early_stopping": True}, False),
-        (1.10, 2.0, {"n_estimators": 2000}, False),  # the largest there is
+        (1.10, 2.0, {"n_estimators": 2000, "num_leaves": 1024}, False),  # the largest there is
     ],
 )
-def test_the_best_boosted_model_is_tried_with_twice_the_rounds_where_that_may_pay(
+def test_the_best_boosted_model_is_tried_larger_where_that_may_pay(
     record: Any, half: float | None, wall: float, point: dict[str, Any], grows: bool
 ) -> None:
     made = record(base=2, names=("baseline", "lightgbm"), strategy="auto")
     agenda = Agenda(made)
     boosted(made, {"n_estimators": 40, "num_leaves": 5}, 1.5, half=3.0)
-    best = boosted(made, {"n_estimators": 200, **point}, 1.0, half, wall)
-    proposal = agenda.next([], 40.0)
-    assert proposal is not None
-    rounds = dict(proposal[0].params).get("n_estimators")
-    expected = {**dict(best.point), "n_estimators": 400}
-    assert (dict(proposal[2]) == expected) == grows
-    if grows:
-        assert (rounds, proposal[1], proposal[0].id in made.favoured) == (400, 2, True)
-        again = agenda.next([], 40.0)
-        assert again is not None
-        assert dict(again[2]) != expected
+    best = boosted(made, {"n_estimators": 200, "num_leaves": 30, **point}, 1.0, half, wall)
+    leafier, longer = ({**dict(best.point), **more} for more in ({"num_leaves": 120}, {"n_estimators": 400}))
+    first = agenda.next([], 40.0)
+    assert first is not None
+    assert (dict(first[2]) == leafier) == grows
+    if not grows:
+        return
+    assert (first[1], first[0].id in made.favoured) == (2, True)
+    running = Trial(99, first[0], ROWS[-1], 2, "completed")
+    other = agenda.next([running], 40.0)
+    assert other is not None
+    assert dict(other[2]) != longer, "how the first one does is not known yet"
+    boosted(made, leafier, 1.2, half=1.3)
+    second = agenda.next([], 40.0)
+    assert second is not None
+    assert dict(second[2]) == longer
+    boosted(made, longer, 0.9, half=1.0)
+    third = agenda.next([], 40.0)
+    assert third is not None
+    assert dict(third[2]) == {**longer, "num_leaves": 120}
 
 
 def test_only_the_default_strategy_grows_models(record: Any) -> None:
     made = record(base=2, names=("baseline", "lightgbm"))
     agenda = Agenda(made)
-    best = boosted(made, {"n_estimators": 200}, 1.0, half=1.1)
+    best = boosted(made, {"n_estimators": 200, "num_leaves": 30}, 1.0, half=1.1)
     proposals = [agenda.next([], 40.0) for _ in range(5)]
-    assert {**dict(best.point), "n_estimators": 400} not in [dict(p[2]) for p in proposals if p]
+    assert {**dict(best.point), "num_leaves": 120} not in [dict(p[2]) for p in proposals if p]
