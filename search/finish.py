@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -50,13 +50,17 @@ MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
 the time for so many ensembles.
 """
 BLEND_SECONDS = 0.5
-"""What an ensemble takes beside its members' fits: its graph, written and proven in a process of its own."""
+"""What an ensemble takes beside its members' fits and exports: a process of its own."""
 BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
 ONE_THREAD_CELLS = 100_000
 """Under so many cells a fit has one thread: each round is shorter than the wait for a thread that a busy machine holds up."""
-EXPORT_SECONDS = 0.05
-"""What an artifact costs beside the fit: its graph, written and proven."""
+EXPORT_SECONDS, EXPORT_SHARE = 0.05, 0.6
+"""What an artifact costs beside the fit, its graph, written and proven: at least the first for each, and of what the trial took beside
+its fits, which was predictions as well, the second share.
+"""
+QUICK_SHARE = 0.02
+"""A final fit that takes less of the budget comes before those of an ensemble's members, and these before the other dear ones."""
 RACE_EACH = 0.12
 """Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
 
@@ -145,7 +149,8 @@ class Finish:
     def run(self) -> list[Finalist]:
         """Fits on all rows what there is time for, measures all exclusively, and keeps the front, most accurate first."""
         study = self.study
-        # the most accurate first, then the cheapest fits: where time runs out, only the dearest others are kept as trained
+        # the most accurate first, then the cheap fits, the best ensemble's members and the others: where time runs out, only
+        # the dearest are kept as trained
         finalists = self.finalists()
         bags = self._bags(finalists)
         ensembles = self._ensembles([bag for bag, _ in bags.values()])
@@ -154,8 +159,9 @@ class Finish:
         made = {fit_of(t) for t in finalists}
         beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
         fits = groups([*finalists, *beside.values()])
-        fits[1:] = sorted(fits[1:], key=self._predict)
-        keep = BLEND_SECONDS * min(USUAL, len(ensembles))
+        wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
+        fits[1:] = sorted(fits[1:], key=lambda group: self._urgency(group, wanted))
+        keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL])
         fitted = [model for group in fits for model in self._fit(group, keep)]
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
@@ -240,7 +246,8 @@ class Finish:
         rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
         rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
         fits = min(sum(self._predict([t]) for t in rest[:MEMBER_FITS]), MEMBER_SHARE * self.budget)
-        blends = BLEND_SECONDS * min(USUAL, int(self.budget / ENSEMBLES_FROM))
+        best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
+        blends = self._blending(best) * min(USUAL, int(self.budget / ENSEMBLES_FROM))
         return SELECT_SHARE * self.budget + fits + blends
 
     def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
@@ -337,7 +344,23 @@ class Finish:
         plan, family = self._final_plan(trial), study.setting.families[trial.plan.family]
         before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
-        return (trial.measurement.training_seconds or 0.1) * after / before + 0.1 + EXPORT_SECONDS * len(group)
+        fit = trial.measurement.training_seconds or 0.1
+        return fit * after / before + self._exporting(trial) + EXPORT_SECONDS * len(group)
+
+    def _exporting(self, trial: Trial) -> float:
+        """Seconds of what is done beside a fit: its process, its graph, the proof."""
+        fits = self.study.setting.split.fits() * (trial.measurement.training_seconds or 0.1)
+        return max(0.1, EXPORT_SHARE * (trial.wall_seconds - fits))
+
+    def _blending(self, members: Sequence[Trial]) -> float:
+        """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
+        return BLEND_SECONDS + sum(self._exporting(t) for t in members)
+
+    def _urgency(self, group: list[Trial], wanted: Collection[int]) -> tuple[int, float]:
+        """What the order of the final fits goes by; `wanted` are the numbers of the fits of an ensemble's members."""
+        seconds = self._predict(group)
+        dear = math.isfinite(self.budget) and seconds > QUICK_SHARE * self.budget
+        return (0 if not dear else 1 if fit_of(group[0]) in wanted else 2), seconds
 
     def _as_trained(self, group: list[Trial]) -> list[Finalist]:
         """The model as its trial left it; none where its artifact is gone, as that of an earlier process may be.
