@@ -107,12 +107,19 @@ def greedy(pool: Pool, price: float, stop: Callable[[], bool] = lambda: False) -
 # -- from the trials ---------------------------------------------------------------------------------------------------
 
 
-def select(study: Study, seconds: float, most: int, bags: Sequence[Trial] = ()) -> list[Trial]:
+def select(
+    study: Study,
+    seconds: float,
+    most: int,
+    bags: Sequence[Trial] = (),
+    usable: Callable[[Trial], bool] = lambda trial: True,
+) -> list[Trial]:
     """At most `most` ensembles of the trials and of these bags, as completed trials that are not in the store, the most accurate first.
 
     Each is better than its best member by more than the noise of their difference, and no trial is as good as it in every
     objective. Their influences are among the study's losses from then on. It takes about `seconds`, and
-    at most as long again to judge what was found. Raises what the metric does, which may be the user's own code.
+    at most as long again to judge what was found. Only `usable` trials become members. Raises what the metric does, which may
+    be the user's own code.
     """
     until = time.monotonic() + seconds
 
@@ -120,7 +127,7 @@ def select(study: Study, seconds: float, most: int, bags: Sequence[Trial] = ()) 
         return study.interrupted or time.monotonic() > until
 
     scored = _Scored(study)
-    trials = _candidates(study, scored, seconds, bags)
+    trials = [t for t in _candidates(study, scored, seconds, bags) if usable(t)]
     if len(trials) < LEAST_CANDIDATES:
         return []
     pool = Pool(

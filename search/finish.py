@@ -59,8 +59,11 @@ EXPORT_SECONDS, EXPORT_SHARE = 0.05, 0.6
 """What an artifact costs beside the fit, its graph, written and proven: at least the first for each, and of what the trial took beside
 its fits, which was predictions as well, the second share.
 """
-QUICK_SHARE = 0.02
-"""A final fit that takes less of the budget comes before those of an ensemble's members, and these before the other dear ones."""
+QUICK_SHARE, FIRST_SHARE = 0.02, 0.18
+"""A final fit that takes less than the first share of the budget comes before those of an ensemble's members, and these before the
+other dear ones. That of the most accurate model comes first of all, unless it takes more than the second share: the others
+are worth more together, and it is kept as its trial fitted it where no time is left.
+"""
 RACE_EACH = 0.12
 """Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
 
@@ -160,7 +163,8 @@ class Finish:
         beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
-        fits[1:] = sorted(fits[1:], key=lambda group: self._urgency(group, wanted))
+        ahead = 1 if fits and not self._predict(fits[0]) > FIRST_SHARE * self.budget else 0
+        fits[ahead:] = sorted(fits[ahead:], key=lambda group: self._urgency(group, wanted))
         keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL])
         fitted = [model for group in fits for model in self._fit(group, keep)]
         models = [model for model in fitted if model.trial.number not in beside] or fitted
@@ -233,10 +237,14 @@ class Finish:
             most = min(most, int(self.budget / ENSEMBLES_FROM))
         study.tell_listener("ensembles")
         try:
-            return select(study, SELECT_SHARE * self.budget, most, bags)
+            return select(study, SELECT_SHARE * self.budget, most, bags, self._affordable)
         except Exception as error:  # the metric may be the user's own code, and it runs here for the first time
             log.warning("there are no ensembles: %s: %s", type(error).__name__, error)
             return []
+
+    def _affordable(self, trial: Trial) -> bool:
+        """Whether there will be time to fit a member on all rows; one that is dearer would leave its ensemble out."""
+        return bool(trial.plan.members) or not self._predict([trial]) > FIRST_SHARE * self.budget
 
     def _ensemble_seconds(self, finalists: Sequence[Trial]) -> float:
         """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
