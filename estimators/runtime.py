@@ -1457,7 +1457,11 @@ class _OneRow:
         self.others = (self.answer[1:], self.answer[:1]) if binary else None
         self.lowered = engine.lower(encoder, self.buffer, self.answer) if hasattr(engine, "lower") else None
         self.of_dict = self.lowered.of_dict if self.lowered is not None else None
-        self.call, self.kept = engine.bind(self.buffer.array, self.answer[binary:].reshape(1, outputs))
+        self.kept: Any = None
+        if self.lowered is not None:  # which fills the whole answer
+            self.call, self.others = self.lowered.encoded, None
+        else:
+            self.call, self.kept = engine.bind(self.buffer.array, self.answer[binary:].reshape(1, outputs))
 
     def predict(self, row: Any) -> None:
         """Fills the answer for a row of any kind."""
