@@ -95,9 +95,11 @@ def test_a_blend_is_the_weighted_mean_of_its_members(blended: Any) -> None:
 def test_a_row_alone_has_the_bits_that_it_has_in_a_batch(blended: Any) -> None:
     rows = odd_rows(300)
     with runtime.load(blended[0]) as model:
-        alone = np.stack([model._one(row) for row in rows])
-        assert (alone == model._many(rows)).all()
-        assert (alone[7:60] == model._many(rows[7:60])).all()
+        regression = model.task == "regression"
+        one, many = (model.predict_one, model.predict) if regression else (model.predict_proba_one, model.predict_proba)
+        alone = np.stack([one(row) for row in rows])
+        assert (alone == many(rows)).all()
+        assert (alone[7:60] == many(rows[7:60])).all()
 
 
 def test_a_blend_is_an_artifact_like_any_other(blended: Any, tmp_path: Path) -> None:

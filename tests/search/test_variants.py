@@ -152,6 +152,9 @@ class Chosen:
         self.agenda = SimpleNamespace(queue=[])
         self.family, self.trials = one, []
 
+    def running(self) -> list[Trial]:
+        return []
+
     def add(self, point: Any, error: float, columns: int) -> Trial:
         point = {"family": "linear", **point}
         plan = from_point(point, self.family, self.setting.facts, 1)
