@@ -1472,6 +1472,10 @@ class _OneRow:
                 careful = self.lowered.of_tuple(self.encoder.cells(row))
             if not careful:
                 return
+        self.predict_carefully(row)
+
+    def predict_carefully(self, row: Any) -> None:
+        """Fills the answer for a row that Python encodes."""
         self.encoder.fill_row(row, self.buffer)
         self.run()
 
@@ -1527,8 +1531,10 @@ class Model:
         except IndexError:
             state = self._another()
         try:
-            if state.of_dict is None or row.__class__ is not dict or state.of_dict(row):
+            if state.of_dict is None or row.__class__ is not dict:
                 state.predict(row)
+            elif state.of_dict(row):
+                state.predict_carefully(row)
             return state.answer.copy()
         finally:
             self._free.append(state)

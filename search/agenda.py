@@ -75,9 +75,9 @@ class Agenda:
     def next(self, running: Sequence[Trial], room: float) -> Proposal | None:
         """The next plan, none of those `running`, with `room` seconds left; None if there is no more."""
         ids = {t.plan.id for t in running}
-        waiting = [] if self.record.base_rung == len(self.record.rungs) - 1 else self._promotable(ids, room)
         if self.queue:
             return self._new(ids)
+        waiting = [] if self.record.base_rung == len(self.record.rungs) - 1 else self._promotable(ids, room)
         first = next((t for t in waiting if t.plan.id in self.record.favoured), None)
         if first is not None:
             return self._promote(first)

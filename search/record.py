@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,10 +59,10 @@ class Record:
         self.losses = Losses()
         self.cost = CostModel(setting.facts)
         self.rungs = setting.split.rungs()
-        self.references = self._ids(lambda family: [p for p in [family.reference(setting.facts)] if p is not None])
+        families, facts = setting.families.values(), setting.facts
+        self.references = self._ids((f, p) for f in families if (p := f.reference(facts)) is not None)
         self.sized: dict[str, list[dict[str, Value]]] = dict(store.get_meta("strong") or {})
-        self.strong = self._ids(lambda family: family.strong(setting.facts))
-        self.strong |= self._ids(lambda family: self.sized.get(family.name, ()))
+        self.strong = self._ids((f, p) for f in families for p in (*f.strong(facts), *self.sized.get(f.name, ())))
         self.base_rung = self._kept_base_rung()
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
@@ -71,13 +71,12 @@ class Record:
         self._of_plan: dict[str, list[Trial]] = {}
         self.falls = Falls()
 
-    def _ids(self, points_of: Callable[[Family], Sequence[dict[str, Value]]]) -> set[str]:
-        """The ids of the plans of such points."""
+    def _ids(self, points: Iterable[tuple[Family, dict[str, Value]]]) -> set[str]:
+        """The ids of the plans of points, each with its family."""
         s = self.setting
         return {
             from_point({"family": family.name, **point}, family, s.facts, s.trial_threads, s.device).id
-            for family in s.families.values()
-            for point in points_of(family)
+            for family, point in points
         }
 
     @property
@@ -92,7 +91,7 @@ class Record:
             speed = s.split.fits() * threads_share(family, s.trial_threads) * math.exp(self.cost.ratio(family))
             self.sized[family.name] = list(family.strong(s.facts, speed))
             self.store.set_meta("strong", self.sized)
-            self.strong |= self._ids(lambda other: self.sized[family.name] if other is family else ())
+            self.strong |= self._ids((family, point) for point in self.sized[family.name])
         return [complete(self.strategy.branches, {"family": family.name, **p}) for p in self.sized[family.name]]
 
     def elapsed(self) -> float:

@@ -156,9 +156,7 @@ class Study(Record):
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
             trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
             first = not any(t.status == "completed" for t in self.trials)
-            if (
-                plan.id in self.favoured
-            ):  # what all others are held against, or likely the most accurate: worth more than its share
+            if plan.id in self.favoured:  # what others are held against, or likely the best: worth more than its share
                 dear = middle > 0.7 * room
             else:
                 share = TRIAL_SHARE if plan.family in seen else NEW_SHARE

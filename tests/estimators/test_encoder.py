@@ -496,14 +496,14 @@ def test_what_a_lowered_row_cannot_read_is_left_to_python(
         def __hash__(self) -> int:
             raise RuntimeError("no")
 
-    for encoder, _, _, methods in lowered_servers:
+    for *_, methods in lowered_servers:
         for cell in ({"plain": "x"}, {"plain": [1]}, {"kind": ["a"]}, {"kind": Broken()}, {"plain": 10**400}):
             assert methods.of_dict({**row, **cell}) is True
         assert methods.of_dict({}) is True
         assert methods.of_tuple(()) is True
         cells = {**row, "money": 1.0, "plain": Vanishing()}
         methods.of_dict(cells)
-        assert encoder.rows.width == len(encoder.feature_names)
+        assert "plain" not in cells
 
 
 @compiled_only
