@@ -75,11 +75,10 @@ void row_sizes(int64_t *sizes)
     memcpy(sizes, all, sizeof(all));
 }
 
-/* Within float32's range; NaN stays. */
-static double clipped(double v)
+static float clipped(double v)
 {
     const double most = 3.4028234663852886e38;
-    return v < -most ? -most : v > most ? most : v;
+    return (float)(v < -most ? -most : v > most ? most : v);
 }
 
 /* `squash_one` of runtime.py, bit for bit. */
@@ -151,13 +150,14 @@ static int write(const column *c, object *v, float *row)
         if (number == -1.0 && py->failed()) return 0;
     }
     switch (c->kind) {
-    case NUMBER: *out = (float)clipped(number); return 1;
+    case NUMBER: *out = clipped(number); return 1;
     case SCALED: *out = (float)squashed(number, c->a, c->b); return 1;
     case ABSENT: *out = number != number ? 1.0f : 0.0f; return 1;
-    case SHIFTED: *out = (float)clipped(number - c->a); return 1;
+    case SHIFTED: *out = clipped(number - c->a); return 1;
     case SPLIT:
-        number = clipped(number - c->a);
-        out[0] = (float)number;
+        number -= c->a;
+        out[0] = clipped(number);
+        number = number < -3.4028234663852886e38 ? -3.4028234663852886e38 : number > 3.4028234663852886e38 ? 3.4028234663852886e38 : number;
         out[1] = (float)(number - (double)out[0]);
         return 1;
     }
