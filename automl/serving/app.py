@@ -28,8 +28,11 @@ from .model import Served
 
 log = logging.getLogger("automl.serving")
 
-INLINE_SECONDS = 0.002
-"""What is expected to take longer than this is predicted in a thread."""
+INLINE_SECONDS = 0.02
+"""What is expected to take longer than this is predicted in a thread.
+
+A thread that predicts gives the interpreter's lock away every 5 ms (`sys.getswitchinterval`): for less than a few of those it
+gains nothing, and it made requests of 6 ms wait two to four times as long as one after another (`benchmarks/server.py`)."""
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """They say no more than whether the server is there, and need no token."""
 Headers: TypeAlias = list[tuple[bytes, bytes]]
