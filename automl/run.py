@@ -276,7 +276,7 @@ class Run:
     ) -> Study:
         options, table = self.options, self.table
         assert table is not None, "a run is searched once"
-        facts = table.facts(budget=options.budget_seconds)
+        facts = table.facts(budget=options.budget_seconds, later=self.rows.time is not None)
         records = write_data(data, table, self.split)
         slots, threads = kept_share(store, share(options, facts, executor), options, executor)
         slots, memory = share_memory(options, slots)
@@ -366,7 +366,14 @@ class Run:
             shutil.rmtree(entry, ignore_errors=True)
 
     def _object(self, study: Study, models: list[dict[str, Any]]) -> dict[str, Any]:
-        setting = study.setting
+        setting, notes = study.setting, list(self.notes)
+        known = [model["id"] for model in models if _knows_days(model["plan"])]
+        if known:
+            notes.append(
+                f"{', '.join(known)} know each day of the training rows by itself: their scores hold for more rows of those "
+                "days; for rows of later days search again with time= (--time COL)."
+            )
+            log.warning(notes[-1])
         return {
             "format": FORMAT,
             "task": self.task.kind,
@@ -381,10 +388,14 @@ class Run:
             "elapsed_seconds": round(study.elapsed(), 3),
             "score_from": setting.split.score_from,
             "trials": study.statuses(),
-            "notes": list(self.notes),
+            "notes": notes,
             "failures": [{"status": s, "reason": r, "count": c} for s, r, c in failures(study.trials)[:20]],
             "models": models,
         }
+
+
+def _knows_days(plan: Mapping[str, Any]) -> bool:
+    return plan["view"]["dates"] == "days" or any(_knows_days(member["plan"]) for member in plan["members"])
 
 
 def share(options: Options, facts: Facts, executor: Executor | None) -> tuple[int, int]:

@@ -39,12 +39,14 @@ class View:
     categories: "ordinal" (level codes; missing and unseen are -1), "onehot" (up to `max_onehot` levels, above it target
     means), "target" (smoothed target means) or "hash" (one-hot, above `max_onehot` levels in hash buckets).
     text: how many hash buckets of a text column are kept, the most frequent first.
+    dates: "parts" (days since 1970, year, month, ... as numbers) or "days" (each day a category as well).
     """
 
     numeric: str = "raw"
     categories: str = "ordinal"
     max_onehot: int = 32
     text: int = 64
+    dates: str = "parts"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +68,9 @@ class Encoder:
         entries, kinds = self.rows.entries, [type(entry) for entry in self.rows.entries]
         self.sources = [self._table_column[entry.index] for entry in entries for _ in range(entry.width)]
         self.categorical = [
-            start for kind, start in zip(kinds, self.rows.starts, strict=False) if kind is runtime.Ordinal
+            start + place
+            for entry, start in zip(entries, self.rows.starts, strict=False)
+            for place in _code_places(entry)
         ]
         wide = [entry for entry, kind in zip(entries, kinds, strict=True) if kind in (OneHot, Hashed, Text, Block)]
         filled = self.width - sum(entry.width for entry in wide)
@@ -173,6 +177,13 @@ class Encoder:
         if column.kind == "sparse":
             return data[rows][:, entry.kept].toarray().astype(np.float64)
         return data.take(rows)
+
+
+def _code_places(entry: Any) -> Sequence[int]:
+    """Which of an entry's outputs are codes of levels."""
+    if isinstance(entry, runtime.Ordinal):
+        return (0,)
+    return [i for i, part in enumerate(entry.parts) if part == "day"] if isinstance(entry, runtime.Date) else ()
 
 
 def _output_names(entry: Any) -> list[str]:
@@ -306,10 +317,11 @@ def _fit_column(table: Table, index: int, rows: NDArray[np.int64], view: View, f
 
 
 def _fit_date(column: Column, index: int, values: NDArray[np.float64], view: View, absent: bool) -> dict[str, Any]:
-    """The parts that vary among the training rows (days always)."""
-    parts = runtime.date_parts(values, runtime.DATE_PARTS)
-    vary = [i for i, name in enumerate(runtime.DATE_PARTS) if name == "days" or len(np.unique(parts[:, i])) > 1]
-    entry: dict[str, Any] = {"as": "date", "column": index, "parts": [runtime.DATE_PARTS[i] for i in vary]}
+    """The parts that vary among the training rows (days always); with the view "days" each day, counted from the first one."""
+    names = runtime.DATE_PARTS if view.dates == "days" else runtime.DATE_PARTS[:-1]
+    parts = runtime.date_parts(values, names)
+    vary = [i for i, name in enumerate(names) if name == "days" or len(np.unique(parts[:, i])) > 1]
+    entry: dict[str, Any] = {"as": "date", "column": index, "parts": [names[i] for i in vary]}
     if column.parse:
         entry["parse"] = dict(column.parse)
     if view.numeric == "scaled":
@@ -317,7 +329,8 @@ def _fit_date(column: Column, index: int, values: NDArray[np.float64], view: Vie
         entry |= {"center": centers.tolist(), "scale": scales.tolist(), "absent": absent}
     else:
         days = float(np.floor(np.median(parts[:, 0]))) if len(values) else 0.0
-        entry["center"] = [days] + [0.0] * (len(vary) - 1)
+        first = float(np.floor(parts[:, 0].min())) if len(values) else 0.0
+        entry["center"] = [{"days": days, "day": first}.get(names[i], 0.0) for i in vary]
     return entry
 
 

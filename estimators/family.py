@@ -33,7 +33,8 @@ class Facts:
     `task` is "binary", "multiclass" or "regression"; `rows` are the training rows at the full rung; `columns` the input
     columns of the table; `classes` the number of classes (0 for regression); `categorical` how many columns are
     categorical; `sparse` whether the inputs are a sparse matrix; `budget_seconds` the wall budget (inf when counted in trials);
-    `density` the share of the cells that are stored, 1 where none is sparse.
+    `density` the share of the cells that are stored, 1 where none is sparse; `days` in how many date columns a day has many
+    rows, so that it may be a category: 0 where rows to come are of later days (`time=`).
     """
 
     task: str
@@ -44,6 +45,7 @@ class Facts:
     sparse: bool = False
     budget_seconds: float = float("inf")
     density: float = 1.0
+    days: int = 0
 
 
 class Estimator(Protocol):

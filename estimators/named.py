@@ -255,6 +255,8 @@ class _Calendar:
     def part(self, name: str) -> str:
         if name == "days":
             return self.do("Div", self.seconds, _DAY)
+        if name == "day":
+            return self.day
         if name == "hour":
             return self.over(self.rest(self.seconds, self.day, _DAY), 3600.0)
         if name == "weekday":

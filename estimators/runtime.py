@@ -327,7 +327,8 @@ SQUASHED = 1e6
 """Scaled numbers are clipped to it before they are squashed: farther out nothing changes."""
 MISSING, UNSEEN = -2, -1
 """Codes of a categorical cell that is missing, or whose level wasn't among the training rows."""
-DATE_PARTS = ("days", "year", "month", "weekday", "yearday", "hour")
+DATE_PARTS = ("days", "year", "month", "weekday", "yearday", "hour", "day")
+"""The last is the whole day by itself: a code, as of a level, counted from its center."""
 _LAST_DAY = 10_000_000
 _LOG1P = [struct.unpack("f", struct.pack("f", math.log1p(count)))[0] for count in range(TEXT_CHARACTERS + 1)]
 _LOG1P_ARRAY = np.asarray(_LOG1P, np.float32)
@@ -365,6 +366,8 @@ def date_part(name: str, seconds: Any, day: Any) -> Any:
         return (seconds - day * 86400.0) // 3600.0
     if name == "weekday":
         return (day + 3) % 7
+    if name == "day":
+        return day
     # Gregorian calendar from days (H. Hinnant, "chrono-compatible low-level date algorithms"); years begin in March
     shifted = day + 719_468
     era = shifted // 146_097

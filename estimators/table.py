@@ -31,6 +31,8 @@ FORMAT = 1
 """Of a saved table. A run's tables live as long as the run: a change of this number makes `open` refuse older ones."""
 SAMPLE_ROWS = 2000
 """Raw text is kept of so many rows, for the records that latency is measured on."""
+ROWS_OF_A_DAY = 10
+"""From so many rows a day on, in the mean, each day may be a category of its own."""
 UNUSED = "unused"
 """The kind, in a schema, of an input that the table dropped: it only takes its place in rows given by position."""
 _ID_NAME = re.compile(
@@ -180,8 +182,8 @@ class Table:
             schema.append([name, UNUSED if column is None else column.kind, *block])
         return schema, [places[column.name] for column in self.columns]
 
-    def facts(self, rows: int | None = None, budget: float = math.inf) -> Facts:
-        """What a family may know before fitting; `rows` where fewer than all are trained on."""
+    def facts(self, rows: int | None = None, budget: float = math.inf, *, later: bool = False) -> Facts:
+        """What a family may know before fitting; `rows` where fewer than all are trained on, `later` where rows to come are later."""
         from .family import Facts
 
         widths = [len(c.names) if c.kind == "sparse" else 1 for c in self.columns]
@@ -195,6 +197,7 @@ class Table:
             sparse=any(c.kind == "sparse" for c in self.columns),
             budget_seconds=budget,
             density=stored / (self.rows * sum(widths)),
+            days=0 if later else sum(map(_repeats_days, self.columns, self.data)),
         )
 
     def records(self, rows: NDArray[np.int64] | Sequence[int]) -> list[dict[str, Any]]:
@@ -226,6 +229,14 @@ class Table:
         if column.kind == "date":
             return [_iso(seconds) for seconds in values]
         return [None if math.isnan(value) else value for value in values]
+
+
+def _repeats_days(column: Column, seconds: Any) -> bool:
+    """Whether it is a date of which a day has `ROWS_OF_A_DAY` rows in the mean."""
+    if column.kind != "date":
+        return False
+    days = np.floor(seconds[~np.isnan(seconds)] / 86400.0)
+    return len(days) >= ROWS_OF_A_DAY * max(2, len(np.unique(days)))
 
 
 def _iso(seconds: float) -> str | float | None:

@@ -224,6 +224,8 @@ def date_part(name: str, seconds: float, day: int) -> float:
     """One part of a moment by the Gregorian calendar (H. Hinnant, "chrono-compatible low-level date algorithms")."""
     if name == "days":
         return seconds / 86400.0
+    if name == "day":
+        return day
     if name == "hour":
         return (seconds - day * 86400.0) // 3600.0
     if name == "weekday":

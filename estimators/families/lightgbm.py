@@ -269,7 +269,8 @@ class LightGBM(Family):
     }
 
     def views(self, facts: Facts) -> Sequence[View]:
-        return (View(), View(categories="target")) if facts.categorical else (View(),)
+        views = (View(), View(categories="target")) if facts.categorical else (View(),)
+        return (*views, View(dates="days")) if facts.days else views
 
     def space(self, facts: Facts) -> Space:
         space: Space = {
@@ -333,7 +334,9 @@ class LightGBM(Family):
     def strong(self, facts: Facts, speed: float = 1.0) -> Sequence[dict[str, Value]]:
         each = replace(facts, budget_seconds=10 * STRONG_SHARE / speed * facts.budget_seconds)
         some = STRONG if facts.classes <= 2 else STRONG[:1]
-        return [self.adapted(point, each) for point in some]
+        points = [self.adapted(point, each) for point in some]
+        # what else happened on a row's day may tell more than anything else of the row
+        return [*points, {**points[-1], "view": len(self.views(facts)) - 1}] if facts.days else points
 
     def larger(self, point: Params) -> Sequence[dict[str, Value]]:
         """Trees of four times the leaves first: where data are many and not noisy that is worth more than rounds, and cheaper."""

@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, list[Any], list[dict[str, Any]]]] = {
         LEVELS,
         [{"as": "target", "levels": ["u", "None"], "values": [[0.1, 2.0], [0.2, 3.0]], "missing": [5.0, 6.0], "other": [7.0, 8.0]}],
     ),
-    "date": ("date", MOMENTS, [{"as": "date", "parts": list(runtime.DATE_PARTS), "center": [19000.0, 0, 0, 0, 0, 0]}]),
+    "date": ("date", MOMENTS, [{"as": "date", "parts": list(runtime.DATE_PARTS), "center": [19000.0, 0, 0, 0, 0, 0, 18000.0]}]),
     "scaled date": (
         "date",
         MOMENTS,
@@ -75,7 +75,7 @@ def test_the_nodes_give_the_runtimes_bits(case: str) -> None:
 def test_many_dates_give_the_runtimes_bits() -> None:
     seconds = np.random.default_rng(0).integers(-62_135_596_800, 253_402_300_799, 20_000).tolist()
     cells = [datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=s) for s in seconds]
-    entry = {"as": "date", "column": 0, "parts": list(runtime.DATE_PARTS), "center": [0.0] * 6}
+    entry = {"as": "date", "column": 0, "parts": list(runtime.DATE_PARTS), "center": [0.0] * 7}
     tables = {"schema": [["d", "date"]], "encode": [entry]}
     assert np.array_equal(matrix(tables, {"d": cells}), runtime.RowEncoder(tables).transform({"d": cells}))
 

@@ -48,7 +48,7 @@ static double moment(double seconds) {
     return seconds > last ? last : seconds < -last ? -last : seconds;
 }
 
-enum part { DAYS, YEAR, MONTH, WEEKDAY, YEARDAY, HOUR };
+enum part { DAYS, YEAR, MONTH, WEEKDAY, YEARDAY, HOUR, DAY };
 
 /* A part of a moment by the Gregorian calendar (H. Hinnant, "chrono-compatible low-level date algorithms"). */
 static double date_part(enum part part, double seconds) {
@@ -57,6 +57,9 @@ static double date_part(enum part part, double seconds) {
         return seconds / 86400.0;
     }
     day = (long long)floor(seconds / 86400.0);
+    if (part == DAY) {
+        return (double)day;
+    }
     if (part == HOUR) {
         const double rest = seconds - (double)day * 86400.0;
         return floor((rest - fmod(rest, 3600.0)) / 3600.0 + 0.5);
