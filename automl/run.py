@@ -386,12 +386,18 @@ class Run:
             "threads": study.store.get_meta("threads"),
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,
             "elapsed_seconds": round(study.elapsed(), 3),
-            "score_from": setting.split.score_from,
+            "score_from": score_from(setting),
             "trials": study.statuses(),
             "notes": notes,
             "failures": [{"status": s, "reason": r, "count": c} for s, r, c in failures(study.trials)[:20]],
             "models": models,
         }
+
+
+def score_from(setting: Setting) -> str:
+    """Whose rows give the reported scores: "validation and holdout" where both were drawn alike, else as `Split.score_from`."""
+    source = setting.split.score_from
+    return "validation and holdout" if source == "holdout" and setting.merge else source
 
 
 def _knows_days(plan: Mapping[str, Any]) -> bool:

@@ -29,6 +29,8 @@ GAIN, GROWN_SHARE = 0.005, 0.6
 """A larger form of the best boosted model is tried where the second half of its rounds took the first share off its error, and
 where that is predicted to take at most the second share of the time left for searching.
 """
+GROWABLE = 3
+"""So many of the most accurate may be grown: the best itself may be too dear."""
 FLOOR = 0.1
 """The probability that the next new plan is tried, whatever the index says of promotions."""
 RECENT = 5.0
@@ -97,37 +99,46 @@ class Agenda:
         return self._promote(trial)
 
     def _larger(self, running: Collection[str], room: float) -> Proposal | None:
-        """A larger form of the most accurate model on all rows, where its own last iterations brought something.
+        """A larger form of one of the most accurate models on all rows, where its own last iterations brought something.
 
         What they brought is seen without a fit, as the difference to the prefix of half of them. (FLAML, Wang et al. 2021, grows
         models from cheap to dear as well, there by a random direct search.)
         """
         record, top = self.record, len(self.record.rungs) - 1
         done = [t for t in record.asked() if t.status == "completed" and t.rung == top]
-        best = min(done, key=lambda t: t.measurement.error or 0.0, default=None)
-        family = None if best is None else record.setting.families.get(best.plan.family)
-        if best is None or family is None or not self._grown.isdisjoint(running):
+        if not self._grown.isdisjoint(running):
             return None
-        half = [
-            t
-            for t in record.trials
-            if t.parent == best.number and t.plan.prefix == 0.5 and t.plan.calibration == "none"
-        ]
-        error = best.measurement.error or 0.0
-        if not half or (half[0].measurement.error or 0.0) - error < GAIN * abs(error):
+        done.sort(key=lambda t: t.measurement.error or 0.0)
+        for trial in done[:GROWABLE]:
+            if self._pays(trial, done[0]) and (found := self._larger_than(trial, running, room)) is not None:
+                return found
+        return None
+
+    def _pays(self, trial: Trial, best: Trial) -> bool:
+        """Whether the last half of its iterations brought something, half of which once more would make it the best."""
+        error, least = trial.measurement.error or 0.0, best.measurement.error or 0.0
+        for half in self.record.trials:
+            if half.parent == trial.number and half.plan.prefix == 0.5 and half.plan.calibration == "none":
+                brought = (half.measurement.error or 0.0) - error
+                return brought >= GAIN * abs(error) and error - brought / 2 <= least
+        return False
+
+    def _larger_than(self, trial: Trial, running: Collection[str], room: float) -> Proposal | None:
+        record, family = self.record, self.record.setting.families.get(trial.plan.family)
+        if family is None:
             return None
         space = branch_of(record.strategy.branches, family.name).space
-        for larger in family.larger(dict(best.point)):
+        for larger in family.larger(dict(trial.point)):
             point = {name: nearest(space[name], value) if name in space else value for name, value in larger.items()}
             plan = self._plan(point)
             if plan.id in running or any(t.plan.id == plan.id for t in record.asked()):
                 continue
-            times = record.cost.units(family, dict(plan.params), plan, best.rows)
-            times /= record.cost.units(family, dict(best.plan.params), best.plan, best.rows)
-            if times * best.wall_seconds <= GROWN_SHARE * room:
+            times = record.cost.units(family, dict(plan.params), plan, trial.rows)
+            times /= record.cost.units(family, dict(trial.plan.params), trial.plan, trial.rows)
+            if times * trial.wall_seconds <= GROWN_SHARE * room:
                 self._grown.add(plan.id)
                 record.strong.add(plan.id)
-                return plan, top, point
+                return plan, len(record.rungs) - 1, point
         return None
 
     def _promote(self, trial: Trial) -> Proposal:

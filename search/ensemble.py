@@ -43,8 +43,10 @@ CANDIDATE_CELLS = 5_000_000
 """All candidates' predictions hold at most so many numbers: they lie in the memory of the caller's process."""
 CALLS = 24
 """How often a metric is computed for each candidate over a whole selection, about: what it takes is foreseen by that."""
-RANKED = 200
-"""The candidates are among so many of the most accurate trials."""
+RANKED, OF_FAMILY = 200, 12
+"""The candidates are among so many of the most accurate trials, so many of a family: dozens of near copies of the best one fit the
+rows that choose among them, and crowd out the models that err elsewhere.
+"""
 
 Floats = NDArray[np.float32]
 
@@ -187,7 +189,8 @@ class _Scored:
 def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Trial]) -> list[Trial]:
     """The most accurate trials of the best one's rung and the non-dominated ones, as many as there is time to blend."""
     done = sorted([*study.best_rung(), *bags], key=lambda t: (t.measurement.error, t.number))
-    done = [t for t in done if t.rung == done[0].rung and scored.known(t)][:RANKED]
+    done = [t for t in done if t.rung == done[0].rung]
+    done = [t for t in _of_many_families(done, OF_FAMILY)[:RANKED] if scored.known(t)]
     if len(done) < LEAST_CANDIDATES:
         return []
     weights = None if scored.weights is None else scored.weights[: scored.cut]
@@ -206,6 +209,18 @@ def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Tr
     near = [*range(len(done))][: most - min(len(front), most // 3)]
     near += [int(i) for i in front if i not in near]
     return [done[i] for i in sorted(near[:most])]
+
+
+def _of_many_families(trials: Sequence[Trial], most: int) -> list[Trial]:
+    """The first `most` of each family, in their order."""
+    found: Counter[str] = Counter()
+    kept = []
+    for trial in trials:
+        family = single_of(trial.plan).family
+        found[family] += 1
+        if found[family] <= most:
+            kept.append(trial)
+    return kept
 
 
 def _prices(study: Study, trials: Sequence[Trial]) -> NDArray[np.float64]:

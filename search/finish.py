@@ -1,10 +1,11 @@
-"""The end of a run: the finalists are chosen, fitted on all rows alone on the machine, measured as deployed, and become the front."""
+"""The end of a run: the finalists are chosen, fitted on all rows, measured as deployed alone on the machine, and become the front."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -19,7 +20,7 @@ from automl.estimators.hardware import Hardware
 
 from .bagging import Bagging
 from .ensemble import at_other_rows, fit_of, select, together
-from .estimate import estimates, scoring
+from .estimate import estimates, exchangeable, held_apart, scoring
 from .fitting import BlendJob, Job, Result, blend_job, fit_here, fits_here, supervise
 from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
@@ -61,9 +62,12 @@ its fits, which was predictions as well, the second share.
 """
 QUICK_SHARE, FIRST_SHARE = 0.02, 0.18
 """A final fit that takes less than the first share of the budget comes before those of an ensemble's members, and these before the
-other dear ones. That of the most accurate model comes first of all, unless it takes more than the second share: the others
-are worth more together, and it is kept as its trial fitted it where no time is left.
+other dear ones. That of the most accurate model comes first of all, unless it takes more than the second share, and its error is not
+FAR_AHEAD below the next model's: the others are worth more together, and it is kept as its trial fitted it where no time is left.
 """
+FAR_AHEAD = 0.05
+LOADS = 3.0
+"""The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
 RACE_EACH = 0.12
 """Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
 
@@ -89,6 +93,7 @@ class Finish:
         self.growth = Growing(study)
         self.bagging = Bagging(study)
         self._cached: tuple[int, float] = (-1, 0.0)
+        self._beside: set[int] = set()  # the trials whose final fits have others beside them
         self._due = 0.0
 
     @property
@@ -115,7 +120,7 @@ class Finish:
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
-            fits = min(1.15 * sum(self._predict(group) for group in groups(finalists)), REFIT_SHARE * self.budget)
+            fits = min(1.15 * self._together_seconds(groups(finalists)), REFIT_SHARE * self.budget)
             fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
             fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
             self._cached = (len(self.study.trials), fits)
@@ -159,14 +164,13 @@ class Finish:
         ensembles = self._ensembles([bag for bag, _ in bags.values()])
         study.tell_listener("laws")
         self.growth.measure(finalists)
-        made = {fit_of(t) for t in finalists}
-        beside = {t.number: t for e in ensembles for t in self._members(e) if fit_of(t) in made and t not in finalists}
+        beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
-        ahead = 1 if fits and not self._predict(fits[0]) > FIRST_SHARE * self.budget else 0
+        ahead = 1 if fits and (self._predict(fits[0]) <= FIRST_SHARE * self.budget or _far_ahead(fits)) else 0
         fits[ahead:] = sorted(fits[ahead:], key=lambda group: self._urgency(group, wanted))
-        keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL])
-        fitted = [model for group in fits for model in self._fit(group, keep)]
+        keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]) / study.setting.slots
+        fitted = self._fit_all(fits, keep)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
@@ -253,15 +257,18 @@ class Finish:
         made = {fit_of(t) for t in finalists}
         rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
         rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
-        fits = min(sum(self._predict([t]) for t in rest[:MEMBER_FITS]), MEMBER_SHARE * self.budget)
+        fits = min(self._together_seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
-        blends = self._blending(best) * min(USUAL, int(self.budget / ENSEMBLES_FROM))
+        blends = self._blending(best) * min(USUAL, int(self.budget / ENSEMBLES_FROM)) / self.study.setting.slots
         return SELECT_SHARE * self.budget + fits + blends
 
     def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
-        """The ensembles, of the finished models and of further ones that are fitted on all rows for them alone."""
-        made = {m.trial.plan.id: m for m in models}
-        found = []
+        """The ensembles of the finished models; where one of these was given up to keep time, it is tried once more.
+
+        One core puts each together, as many at a time as there are cores for; the most accurate come first.
+        """
+        setting, made = self.study.setting, {m.trial.plan.id: m for m in models}
+        whole: list[tuple[Trial, list[tuple[Finalist, int]]]] = []
         for trial in ensembles:
             members = self._members(trial)
             for group in groups([t for t in members if t.plan.id not in made]):
@@ -269,9 +276,11 @@ class Finish:
             parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
             if len(parts) < len(trial.plan.members):
                 log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
-            elif (ensemble := self._blend(trial, parts)) is not None:
-                found.append(ensemble)
-        return found
+            else:
+                whole.append((trial, parts))
+        with ThreadPoolExecutor(setting.slots) as pool:
+            found = list(pool.map(lambda one: self._blend(*one), whole))
+        return [ensemble for ensemble in found if ensemble is not None]
 
     def _members(self, ensemble: Trial) -> list[Trial]:
         """The trials that the ensemble is made of; its bags are none of the search's."""
@@ -281,8 +290,10 @@ class Finish:
     def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
         """The one artifact of an ensemble of finished models."""
         study, setting = self.study, self.study.setting
-        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
-        if study.interrupted or room < BLEND_SECONDS:
+        members = [m.trial for m, _ in parts]
+        loading = sum(t.measurement.load_seconds or 0.0 for t in members)
+        room = study.left() - max(0.6 * self.race_seconds(), LOADS * loading) - self.extra_seconds - 0.3
+        if study.interrupted or room < max(BLEND_SECONDS, 0.5 * self._blending(members)):
             log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
             return None
         folder = setting.data / "final" / f"t{trial.number:04d}"
@@ -292,7 +303,7 @@ class Finish:
             blend_job,
             job,
             wall_seconds=min(room, 3600.0),
-            memory_bytes=None if each is None else each * setting.slots,
+            memory_bytes=each,
             cleanup=[folder],
             cancel=study.cancel,
         )
@@ -324,11 +335,32 @@ class Finish:
 
     # -- the fits -----------------------------------------------------------------------------------------------------
 
+    def _fit_all(self, fits: Sequence[list[Trial]], keep: float) -> list[Finalist]:
+        """All final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
+        search had trials, each on one thread as there.
+        """
+        many = self.study.setting.slots > 1 and math.isfinite(self.budget)
+        dear = [group for group in fits if many and self._urgency(group, ())[0] > 0]
+        self._beside = {fit_of(group[0]) for group in dear}
+        found = [model for group in fits if group not in dear for model in self._fit(group, keep)]
+        with ThreadPoolExecutor(self.study.setting.slots) as pool:
+            found += [model for models in pool.map(lambda group: self._fit(group, keep), dear) for model in models]
+        return found
+
+    def _together_seconds(self, fits: Sequence[list[Trial]]) -> float:
+        """Seconds of final fits as `_fit_all` does them."""
+        slots, each = (
+            self.study.setting.slots,
+            [(self._urgency(group, ())[0] > 0, self._predict(group)) for group in fits],
+        )
+        dear = [seconds for apart, seconds in each if apart]
+        return sum(seconds for apart, seconds in each if not apart) + max(sum(dear) / slots, max(dear, default=0.0))
+
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do."""
         setting = self.study.setting
         parallel = setting.families[trial.plan.family].parallel
-        alone = setting.slots == 1 and trial.plan.hardware.threads == 1
+        alone = (setting.slots == 1 and trial.plan.hardware.threads == 1) or fit_of(trial) in self._beside
         threads = 1 if alone or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS else setting.threads
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
@@ -443,14 +475,14 @@ class Finish:
         ]
 
     def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
-        """The final fit, alone on the machine: it may have the memory of all the trials that ran at a time."""
+        """The final fit; alone on the machine, it may have the memory of all the trials that ran at a time."""
         setting, family = self.study.setting, job.family
         if setting.in_process and fits_here(family):
             return fit_here(job)
         wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(group) + 1.0))
-        each = setting.limits.memory_bytes
+        each, times = setting.limits.memory_bytes, 1 if fit_of(group[0]) in self._beside else setting.slots
         server = "torch" if family.needs == "torch" else "core"
-        return supervise(job, wall, None if each is None else each * setting.slots, server, self.study.cancel)
+        return supervise(job, wall, None if each is None else each * times, server, self.study.cancel)
 
     def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:
         """The finalist's training figures and the artifact's as deployed; what it will score is `estimates`' to say."""
@@ -500,11 +532,8 @@ class Finish:
         mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
-        compared = (
-            len(self.study.best_rung())
-            if self.study.setting.split.cross_validated
-            else len({t.number for t in measured})
-        )
+        steered = not held_apart(self.study) or exchangeable(self.study)
+        compared = len(self.study.best_rung()) if steered else len({t.number for t in measured})
         sure = NormalDist().inv_cdf(1 - 0.05 / max(2, compared))
         for i, trial in enumerate(measured):
             if (
@@ -517,6 +546,12 @@ class Finish:
         if len(kept) > MOST:  # models on two engines
             kept = sorted({kept[0], *(kept[i] for i in thin(values[kept], MOST - 1, objectives))})
         return [models[i] for i in kept]
+
+
+def _far_ahead(fits: Sequence[list[Trial]]) -> bool:
+    """Whether the best of the first fit's models has an error by a share of FAR_AHEAD below those of all other fits."""
+    best, *others = [min(t.measurement.error or 0.0 for t in group) for group in fits]
+    return all(best + FAR_AHEAD * abs(best) < other for other in others)
 
 
 def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:

@@ -280,7 +280,7 @@ def test_strong_points_wait_for_the_reference_and_are_as_large_as_it_says(record
         strong = [agenda.next([], 40.0) for _ in range(2)]
         assert all(s is not None and s[0].id in made.favoured for s in strong)
         sizes[wall] = [dict(s[0].params)["n_estimators"] for s in strong if s is not None]
-    assert sizes[0.3] == [300, 450]
+    assert sizes[0.3] == [300, 1500]
     assert sizes[0.3][0] > sizes[12.0][0] > sizes[60.0][0]
     resumed = Agenda(made, [dict(strong[0][2])] if strong[0] is not None else [])
     resumed.restored()
@@ -324,6 +324,17 @@ def test_the_best_boosted_model_is_tried_larger_where_that_may_pay(
     third = agenda.next([], 40.0)
     assert third is not None
     assert dict(third[2]) == {**longer, "num_leaves": 120}
+
+
+def test_where_the_best_is_too_dear_to_grow_the_next_one_is_if_that_may_make_it_the_best(record: Any) -> None:
+    for half, grows in ((1.3, True), (1.12, False)):  # half of what its last doubling brought: 0.1 and 0.01
+        made = record(base=2, names=("baseline", "lightgbm"), strategy="auto")
+        agenda = Agenda(made)
+        boosted(made, {"n_estimators": 100, "num_leaves": 31}, 1.0, half=1.2, wall=30.0)
+        other = boosted(made, {"n_estimators": 200, "num_leaves": 30}, 1.05 if grows else 1.1, half=half)
+        first = agenda.next([], 40.0)
+        assert first is not None
+        assert (dict(first[2]) == {**dict(other.point), "num_leaves": 120}) == grows
 
 
 def test_only_the_default_strategy_grows_models(record: Any) -> None:

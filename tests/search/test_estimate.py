@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from automl.search.estimate import Change, change, honest, luck
+from automl.search.estimate import CREDIT, Change, change, estimates, honest, luck, scoring
 from automl.search.metric import Metric
 from automl.search.plan import ENSEMBLE, Plan
 from automl.search.trial import Measurement, Trial
@@ -96,8 +96,11 @@ def test_the_estimate_tells_what_was_measured_and_widens_by_what_is_unknown() ->
     assert plain.error == plain.measured_error == plain.score == pytest.approx(float(influence.mean()))
     assert plain.size_bytes == 7
     mended = honest(Measurement(), influence, MAE, 0.1, Change(0.9, 0.02))
-    assert mended.error == pytest.approx(plain.error + 0.1)  # the added rows are in the interval alone
-    assert mended.error - mended.score_low > 0.1 * mended.error
+    chosen = plain.error + 0.1
+    assert mended.error == pytest.approx(
+        chosen * (1 - 0.1 * CREDIT)
+    )  # of what added rows may bring a part; all is in the interval
+    assert chosen - mended.score_low > 0.1 * chosen
     assert mended.measured_error == plain.measured_error
     assert mended.score_high - mended.score_low > plain.score_high - plain.score_low
     folds = honest(Measurement(), influence, MAE, 0.0, Change(), wider=1.5)
@@ -114,3 +117,52 @@ def test_a_skewed_loss_has_the_longer_side_where_it_may_be_worse() -> None:
         plainly += found.error + 1.645 * found.error_sd < 1.0
     assert found.score_high - found.score > found.score - found.score_low
     assert missed < 0.85 * plainly
+
+
+def studied(seed: int, merge: bool = True, models: int = 20) -> SimpleNamespace:
+    """A study of models whose true error is 1, tried on `ROWS` rows and held against as many that it never saw."""
+    trials = [
+        Trial(i, Plan("baseline", (("k", i),)), 100, 0, "completed", measurement=Measurement(error=1.0))
+        for i in range(models)
+    ]
+    validation, holdout = (dict(enumerate(alike(seed + k, models))) for k in (0, 1000))
+    setting = SimpleNamespace(
+        objectives=(),
+        merge=merge,
+        metric=MAE,
+        split=SimpleNamespace(folds=()),
+        families={"baseline": SimpleNamespace(reads=False)},
+    )
+    return SimpleNamespace(
+        trials=trials,
+        losses=SimpleNamespace(validation=validation, holdout=holdout),
+        setting=setting,
+        references=set(),
+        best_rung=lambda: trials,
+        steering=lambda trial: trial.measurement,
+    )
+
+
+def test_all_rows_that_were_held_out_tell_what_a_model_is_worth_less_the_luck_of_those_that_chose_it() -> None:
+    raw, told, sds = [], [], []
+    for seed in range(40):
+        study = studied(seed)
+        chosen = sorted(study.trials, key=lambda t: study.losses.validation[t.number].mean())[
+            :3
+        ]  # the search's finalists
+        found = estimates(study, [(t, Measurement(rows=100)) for t in chosen])  # type: ignore[arg-type]
+        best = min(range(3), key=lambda i: scoring(study)[chosen[i].number].mean())  # type: ignore[arg-type]
+        raw.append(float(scoring(study)[chosen[best].number].mean()) - 1)  # type: ignore[arg-type]
+        told.append((found[best].error or 0.0) - 1)
+        sds.append(found[best].error_sd)
+    assert len(scoring(study)[0]) == 2 * ROWS  # type: ignore[arg-type]
+    assert np.mean(raw) < -0.02
+    assert abs(np.mean(told)) < 0.5 * abs(np.mean(raw))
+    assert np.mean(np.abs(told) < 1.645 * np.asarray(sds)) > 0.85
+
+
+def test_where_the_user_said_how_to_split_the_rows_that_the_search_never_saw_are_alone_in_it() -> None:
+    study = studied(0, merge=False)
+    assert scoring(study) is study.losses.holdout  # type: ignore[arg-type]
+    study.losses.holdout = dict.fromkeys(study.losses.holdout, np.empty(0, np.float32))
+    assert scoring(study) is study.losses.validation  # type: ignore[arg-type]
