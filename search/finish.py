@@ -342,7 +342,11 @@ class Finish:
         many = self.study.setting.slots > 1 and math.isfinite(self.budget)
         dear = [group for group in fits if many and self._urgency(group, ())[0] > 0]
         self._beside = {fit_of(group[0]) for group in dear}
-        found = [model for group in fits if group not in dear for model in self._fit(group, keep)]
+        found = []
+        for group in fits:
+            if group not in dear:  # for one that is far ahead nothing is kept but the time to measure it
+                alone = group is fits[0] and _far_ahead(fits)
+                found += self._fit(group, 0.0 if alone else keep)
         with ThreadPoolExecutor(self.study.setting.slots) as pool:
             found += [model for models in pool.map(lambda group: self._fit(group, keep), dear) for model in models]
         return found
