@@ -202,9 +202,12 @@ class Finish:
         ]
 
     def _scoring_seconds(self, models: Sequence[Finalist]) -> float:
-        """What scoring the finished models on the rows of a test file will take, by the search's look at their latencies."""
-        each = sum(m.trial.measurement.latency_p50_seconds or 0.0 for m in models)
-        return BATCH_SHARE * each * self.extra_rows
+        """What scoring the finished models on the rows of a test file will take, by the search's look at them: each is loaded once."""
+        if not self.extra_rows:
+            return 0.0
+        rows = BATCH_SHARE * self.extra_rows
+        looks = [m.trial.measurement for m in models]
+        return sum((look.load_seconds or 0.0) + rows * (look.latency_p50_seconds or 0.0) for look in looks)
 
     # -- ensembles --------------------------------------------------------------------------------------------------
 
