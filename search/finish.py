@@ -396,8 +396,11 @@ class Finish:
 
     def _exporting(self, trial: Trial) -> float:
         """Seconds of what is done beside a fit: its process, its graph, the proof."""
-        fits = self.study.setting.split.fits() * (trial.measurement.training_seconds or 0.1)
-        return max(0.1, EXPORT_SHARE * (trial.wall_seconds - fits))
+        whole = (
+            trial if trial.parent is None else next((t for t in self.study.trials if t.number == trial.parent), trial)
+        )
+        fits = self.study.setting.split.fits() * (whole.measurement.training_seconds or 0.1)
+        return max(0.1, EXPORT_SHARE * (whole.wall_seconds - fits))
 
     def _blending(self, members: Sequence[Trial]) -> float:
         """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""

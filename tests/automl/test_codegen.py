@@ -70,7 +70,7 @@ TABLES: dict[str, Any] = {
             "as": "target", "column": 4, "levels": ["u", *EVIL], "values": [[0.1 * i, -i] for i in range(12)],
             "missing": [9.0, 8.0], "other": [-9.0, 0.3],
         },
-        {"as": "date", "column": 7, "parts": list(runtime.DATE_PARTS), "center": [18000.0, 2000, 0, 0, 0, 0]},
+        {"as": "date", "column": 7, "parts": list(runtime.DATE_PARTS), "center": [18000.0, 2000, 0, 0, 0, 0, 17000.0]},
         {
             "as": "date", "column": 8, "parts": ["days", "hour"], "center": [18000.0, 12], "scale": [500.0, 6.0],
             "absent": True, "parse": {"format": "%d.%m.%Y"},
