@@ -108,7 +108,7 @@ def clean(graph: Graph, x: str, width: int) -> str:
     return graph.node("Clip", picked, low, high)
 
 
-NAN_COLUMNS: frozenset[int] = frozenset({0, 4, 5, 6, *range(9, 15)})
+NAN_COLUMNS: frozenset[int] = frozenset({0, 4, 5, 6, *range(9, 16)})
 """Outputs of the encoder of `TABLES` that may be NaN."""
 
 
