@@ -370,7 +370,7 @@ class Run:
         known = [model["id"] for model in models if _knows_days(model["plan"])]
         if known:
             notes.append(
-                f"{', '.join(known)} know each day of the training rows by itself: their scores hold for more rows of those "
+                f"each day of the training rows is a category to {', '.join(known)}: their scores hold for more rows of those "
                 "days; for rows of later days search again with time= (--time COL)."
             )
             log.warning(notes[-1])
