@@ -27,6 +27,7 @@ from automl.estimators.family import Facts, Family
 from automl.estimators.hardware import cpu_count, detect
 from automl.search.agenda import first_plans
 from automl.search.cost import CostModel
+from automl.search.estimate import exchangeable
 from automl.search.finish import Finalist, Finish
 from automl.search.fitting import fits_here
 from automl.search.interrupt import noted
@@ -386,7 +387,7 @@ class Run:
             "threads": study.store.get_meta("threads"),
             "budget_seconds": None if math.isinf(self.options.budget_seconds) else self.options.budget_seconds,
             "elapsed_seconds": round(study.elapsed(), 3),
-            "score_from": score_from(setting),
+            "score_from": score_from(study),
             "trials": study.statuses(),
             "notes": notes,
             "failures": [{"status": s, "reason": r, "count": c} for s, r, c in failures(study.trials)[:20]],
@@ -394,10 +395,10 @@ class Run:
         }
 
 
-def score_from(setting: Setting) -> str:
+def score_from(study: Study) -> str:
     """Whose rows give the reported scores: "validation and holdout" where both were drawn alike, else as `Split.score_from`."""
-    source = setting.split.score_from
-    return "validation and holdout" if source == "holdout" and setting.merge else source
+    source = study.setting.split.score_from
+    return "validation and holdout" if source == "holdout" and exchangeable(study) else source
 
 
 def _knows_days(plan: Mapping[str, Any]) -> bool:

@@ -139,7 +139,7 @@ def _onnx(graph: bytes) -> Callable[[NDArray[np.float32]], Any]:
 
 
 def _quickest(graph: bytes) -> Callable[[NDArray[np.float32]], Any]:
-    """A member's graph on the compiled engine, where it is at hand: of thousands of trees onnxruntime takes ten times as long."""
+    """A member's graph on the compiled engine, where it is at hand: it opens and runs thousands of trees sooner than onnxruntime."""
     from . import native
     from .compiled import Engine
     from .compiled_trees import NotLoweredError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -65,8 +66,6 @@ def ready() -> bool:
 
 def compiler() -> list[str] | None:
     """The command of the C compiler: $CC, else the first of cc, gcc and clang; None where there is none."""
-    import shutil  # nearly 2 ms, which only the first use on a machine needs
-
     asked = os.environ.get("CC", "").split()
     if asked:
         found = shutil.which(asked[0])

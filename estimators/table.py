@@ -197,8 +197,12 @@ class Table:
             sparse=any(c.kind == "sparse" for c in self.columns),
             budget_seconds=budget,
             density=stored / (self.rows * sum(widths)),
-            days=0 if later else sum(map(_repeats_days, self.columns, self.data)),
+            days=0 if later else self._days,
         )
+
+    @cached_property
+    def _days(self) -> int:
+        return sum(map(_repeats_days, self.columns, self.data))
 
     def records(self, rows: NDArray[np.int64] | Sequence[int]) -> list[dict[str, Any]]:
         """Rows as a user would give them to `predict_one`: floats, level strings, ISO dates, text; None for missing.

@@ -43,9 +43,9 @@ CANDIDATE_CELLS = 5_000_000
 """All candidates' predictions hold at most so many numbers: they lie in the memory of the caller's process."""
 CALLS = 24
 """How often a metric is computed for each candidate over a whole selection, about: what it takes is foreseen by that."""
-RANKED, OF_FAMILY = 200, 12
-"""The candidates are among so many of the most accurate trials, so many of a family: dozens of near copies of the best one fit the
-rows that choose among them, and crowd out the models that err elsewhere.
+OF_FAMILY = 12
+"""The candidates are so many of a family at the most: dozens of near copies of the best model fit the rows that choose among them,
+and crowd out the models that err elsewhere.
 """
 
 Floats = NDArray[np.float32]
@@ -190,7 +190,7 @@ def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Tr
     """The most accurate trials of the best one's rung and the non-dominated ones, as many as there is time to blend."""
     done = sorted([*study.best_rung(), *bags], key=lambda t: (t.measurement.error, t.number))
     done = [t for t in done if t.rung == done[0].rung]
-    done = [t for t in _of_many_families(done, OF_FAMILY)[:RANKED] if scored.known(t)]
+    done = [t for t in _of_many_families(done, OF_FAMILY) if scored.known(t)]
     if len(done) < LEAST_CANDIDATES:
         return []
     weights = None if scored.weights is None else scored.weights[: scored.cut]

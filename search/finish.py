@@ -283,7 +283,8 @@ class Finish:
                 whole.append((trial, parts))
         with ThreadPoolExecutor(setting.slots) as pool:
             found = list(pool.map(lambda one: self._blend(*one), whole))
-        return [ensemble for ensemble in found if ensemble is not None]
+        # the laws here: they are judged by the metric, which may be the user's own code and bear no threads
+        return [replace(e, laws=self._ensemble_laws(e.trial, e.plan)) for e in found if e is not None]
 
     def _members(self, ensemble: Trial) -> list[Trial]:
         """The trials that the ensemble is made of; its bags are none of the search's."""
@@ -323,7 +324,6 @@ class Finish:
             replace(costs, size_bytes=own.size_bytes, columns=own.columns),
             folder,
             result.proof,
-            self._ensemble_laws(trial, plan),
         )
 
     def _ensemble_laws(self, trial: Trial, plan: Plan) -> dict[str, Any]:
@@ -345,23 +345,24 @@ class Finish:
         many = self.study.setting.slots > 1 and math.isfinite(self.budget)
         dear = [group for group in fits if many and self._urgency(group, ())[0] > 0]
         self._beside = {fit_of(group[0]) for group in dear}
-        found = []
-        for group in fits:
-            if group not in dear:  # for one that is far ahead nothing is kept but the time to measure it
-                alone = group is fits[0] and _far_ahead(fits)
-                found += self._fit(group, 0.0 if alone else keep)
+
+        def fit(
+            group: list[Trial],
+        ) -> list[Finalist]:  # one that is far ahead leaves no more than the time to measure it
+            return self._fit(group, 0.0 if group is fits[0] and _far_ahead(fits) else keep)
+
+        self.study.tell_listener("finishing")  # here: a listener need not bear threads
+        found = [fit(group) for group in fits if group not in dear]
         with ThreadPoolExecutor(self.study.setting.slots) as pool:
-            found += [model for models in pool.map(lambda group: self._fit(group, keep), dear) for model in models]
-        return found
+            found += pool.map(fit, dear)
+        return [model for models in found for model in models]
 
     def _together_seconds(self, fits: Sequence[list[Trial]]) -> float:
         """Seconds of final fits as `_fit_all` does them."""
-        slots, each = (
-            self.study.setting.slots,
-            [(self._urgency(group, ())[0] > 0, self._predict(group)) for group in fits],
-        )
-        dear = [seconds for apart, seconds in each if apart]
-        return sum(seconds for apart, seconds in each if not apart) + max(sum(dear) / slots, max(dear, default=0.0))
+        each = [self._urgency(group, ()) for group in fits]
+        dear = [seconds for rank, seconds in each if rank]
+        together = max(sum(dear) / self.study.setting.slots, max(dear, default=0.0))
+        return sum(seconds for rank, seconds in each if not rank) + together
 
     def _final_plan(self, trial: Trial) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do."""
@@ -396,9 +397,7 @@ class Finish:
 
     def _exporting(self, trial: Trial) -> float:
         """Seconds of what is done beside a fit: its process, its graph, the proof."""
-        whole = (
-            trial if trial.parent is None else next((t for t in self.study.trials if t.number == trial.parent), trial)
-        )
+        whole = next((t for t in self.study.trials if t.number == fit_of(trial)), trial)
         fits = self.study.setting.split.fits() * (whole.measurement.training_seconds or 0.1)
         return max(0.1, EXPORT_SHARE * (whole.wall_seconds - fits))
 
@@ -455,7 +454,6 @@ class Finish:
             merge=setting.merge,
             others=tuple(zip(plans[1:], folders[1:], strict=True)),
         )
-        study.tell_listener("finishing")
         outcome = self._run(job, room, group)
         if study.interrupted and outcome.status != "completed":
             log.warning("interrupted: the front is finished with what there is")
