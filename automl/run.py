@@ -489,9 +489,18 @@ def model_entry(name: str, finalist: Finalist) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes what is shipped beside the artifact: without the laws, which are the run's, and to six digits."""
     from automl.estimators.artifact import write_record as write
 
-    write(folder, record)
+    write(folder, {key: _six_digits(value) for key, value in record.items() if key != "laws"})
+
+
+def _six_digits(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _six_digits(each) for key, each in value.items()}
+    return [_six_digits(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 @cache

@@ -84,7 +84,7 @@ def merge_graphs(models: Sequence[bytes], weights: Sequence[int], places: Sequen
     """
     from onnx import load_model_from_string
 
-    from .graph import Graph
+    from .graph import Graph, written
     from .trees import of_one_version
 
     graph = Graph(width)
@@ -101,7 +101,7 @@ def merge_graphs(models: Sequence[bytes], weights: Sequence[int], places: Sequen
             y = graph.node("Mul", y, graph.constant(float(weight)))
         total = graph.node("Add", total, y) if total else y
     mean = graph.node("Div", total, graph.constant(float(sum(weights))))
-    return bytes(graph.model(mean).SerializeToString())
+    return written(graph.model(mean))
 
 
 def _prove(

@@ -227,7 +227,7 @@ class Pipeline:
 
     def graph(self) -> tuple[bytes, dict[str, Any], NDArray[np.int64] | None]:
         """(the graph, the encoder's tables without what the graph does not read, the places of the rest among all outputs)."""
-        from .graph import Graph
+        from .graph import Graph, written
         from .lean import prune
 
         graph = Graph(self.encoder.width, self.dtype)
@@ -238,7 +238,7 @@ class Pipeline:
             y = calibrate.to_onnx(method, curve, graph, y, len(self.task.classes))
         model = graph.model(y)
         tables, places = prune(model, self.encoder.tables, self.encoder.rows.starts)
-        return model.SerializeToString(), tables, places
+        return written(model), tables, places
 
     def _prove(
         self, model: bytes, table: Table, rows: NDArray[np.int64], places: NDArray[np.int64] | None = None

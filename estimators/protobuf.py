@@ -102,11 +102,28 @@ def _varints(data: bytes, first: int, last: int) -> NDArray[np.int64]:
     return out.view(np.int64)
 
 
+def varints(values: NDArray[Any]) -> bytes:
+    """Whole numbers as they stand one after another on the wire; what `_varints` reads."""
+    left = values.astype(np.int64).view(np.uint64)
+    lengths = np.ones(len(left), np.int64)
+    for byte in range(1, 10):
+        lengths += left >= np.uint64(1 << 7 * byte)
+    ends = np.cumsum(lengths)
+    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for byte in range(int(lengths.max(initial=0))):
+        longer = np.flatnonzero(lengths > byte)
+        more = np.where(lengths[longer] > byte + 1, 128, 0)
+        out[(ends - lengths)[longer] + byte] = (left[longer] >> np.uint64(7 * byte) & np.uint64(127)).astype(
+            np.uint8
+        ) | more
+    return out.tobytes()
+
+
 PIECE = 1 << 16
 """Bytes that are decoded at a time: the numbers' positions take many times their own memory."""
 
 
-def _run_of_integers(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[Any], int]:
+def run_of_integers(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[Any], int]:
     """The values of neighbouring fields of one number, each its key and a varint, and the place after them.
 
     They are int32 where all of them fit.
@@ -122,13 +139,30 @@ def _run_of_integers(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[
             break
         ends = np.flatnonzero(np.frombuffer(data, np.uint8, last - at, at) < 128)
         at += int(ends[2 * count - 1]) + 1
-        values = numbers[1 : 2 * count : 2]
-        small = values.min() >= -(1 << 31) and values.max() < 1 << 31
-        parts.append(values.astype(np.int32 if small else np.int64))
+        parts.append(_smaller(numbers[1 : 2 * count : 2]))
     return np.concatenate(parts) if parts else np.empty(0, np.int32), at
 
 
-def _run_of_floats(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[np.float32], int]:
+def _packed_integers(data: bytes, at: int, end: int) -> NDArray[Any]:
+    """The values of one packed field, which lie from `at` to `end`; int32 where all of them fit."""
+    parts: list[NDArray[Any]] = [np.empty(0, np.int32)]
+    while at < end:
+        last = min(end, at + PIECE)
+        whole = np.flatnonzero(np.frombuffer(data, np.uint8, last - at, at) < 128)
+        if not len(whole):
+            raise ArtifactError("the graph is corrupt: a list of numbers is cut off")
+        parts.append(_smaller(_varints(data, at, last)))
+        at += int(whole[-1]) + 1
+    return np.concatenate(parts)
+
+
+def _smaller(values: NDArray[np.int64]) -> NDArray[Any]:
+    small = values.min() >= -(1 << 31) and values.max() < 1 << 31
+    return values.astype(np.int32 if small else np.int64)
+
+
+def run_of_floats(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[np.float32], int]:
+    """As `run_of_integers`, for floats."""
     count = (end - at) // 5
     rows = np.frombuffer(data, np.uint8, 5 * count, at).reshape(count, 5)
     other = np.flatnonzero(rows[:, 0] != key)
@@ -137,7 +171,7 @@ def _run_of_floats(data: bytes, at: int, end: int, key: int) -> tuple[NDArray[np
 
 
 def _run_of_modes(data: bytes, at: int, end: int) -> tuple[NDArray[np.uint8], int]:
-    """As `_run_of_integers`, for the modes of a forest, which are written out as words."""
+    """As `run_of_integers`, for the modes of a forest, which are written out as words."""
     packed = data[at:end]
     size = np.zeros(1 + max(MODES.values()), np.int64)
     for word, mode in MODES.items():
@@ -197,13 +231,13 @@ def _attribute(data: bytes, first: int, last: int) -> tuple[str, Any]:
     while at < last:
         key = data[at]
         if key == 0x40:  # ints, one at a time
-            values, at = _run_of_integers(data, at, last, key)
+            values, at = run_of_integers(data, at, last, key)
             parts.append(values)
             if not len(values):
                 raise ArtifactError("the graph is corrupt: a list of numbers is cut off")
             continue
         if key == 0x3D:  # floats
-            numbers, at = _run_of_floats(data, at, last, key)
+            numbers, at = run_of_floats(data, at, last, key)
             parts.append(numbers)
             if not len(numbers):
                 raise ArtifactError("the graph is corrupt: a list of numbers is cut off")
@@ -230,7 +264,7 @@ def _attribute(data: bytes, first: int, last: int) -> tuple[str, Any]:
         elif number == 7 and wire == BYTES:
             parts.append(np.frombuffer(data[start:at], "<f4").astype(np.float32))
         elif number == 8 and wire == BYTES:
-            parts.append(_varints(data, start, at))
+            parts.append(_packed_integers(data, start, at))
         elif number == 9:
             words.append(text(data, start, at))
         elif number in (6, 10, 11, 21, 22, 23):

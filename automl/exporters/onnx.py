@@ -27,6 +27,7 @@ class Onnx(Exporter):
     def export(self, artifact: Path, destination: Path, **options: Any) -> Path:
         onnx: Any = import_module("onnx")  # by its name: this file has the same
 
+        from automl.estimators.graph import written
         from automl.estimators.named import described, feeds, named_model
         from automl.estimators.runtime import GRAPH, open_session
 
@@ -42,7 +43,7 @@ class Onnx(Exporter):
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.checker.check_model(model)
-        content = model.SerializeToString()
+        content = written(model)
         session = open_session(content)
         wanted = outputs.get("probabilities") or outputs["value"]
 

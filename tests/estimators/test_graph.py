@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from automl.estimators.graph import Graph, below, session, tensor
+from automl.estimators.graph import Graph, below, session, tensor, written
+from automl.estimators.protobuf import fields, read_node
 from automl.estimators.trees import Trees, constant_rows, write
 
 FLOATS = st.floats(width=32, allow_nan=False)
@@ -23,6 +24,13 @@ def run(graph: Graph, output: str, X: Any) -> NDArray[np.float32]:
     assert all(constant.data_type != onnx.TensorProto.DOUBLE for constant in model.graph.initializer)
     found: NDArray[np.float32] = session(model.SerializeToString()).run(["y"], {"x": np.asarray(X, np.float32)})[0]
     return found
+
+
+def attributes(model: bytes) -> dict[str, Any]:
+    """The attributes of the first node, as the deployed reader has them."""
+    _, _, start, end = next(f for f in fields(model, 0, len(model)) if f[0] == 7)
+    _, _, first, last = next(f for f in fields(model, start, end) if f[0] == 1)
+    return read_node(model, first, last).attributes
 
 
 def test_a_graph_computes_what_was_written() -> None:
@@ -52,6 +60,40 @@ def test_several_outputs() -> None:
     values, places = graph.nodes("TopK", 2, graph.x, graph.constant([2]), axis=1)
     assert values != places
     assert run(graph, values, [[3, 9, 1, 5]]).tolist() == [[9, 5]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=40),
+    st.lists(st.integers(0, 300), max_size=40),
+    st.lists(FLOATS, max_size=40),
+)
+def test_lists_of_numbers_are_written_packed_and_read_back(
+    large: list[int], small: list[int], floats: list[float]
+) -> None:
+    graph = Graph(1)
+    numbers = {
+        "large": np.array(large, np.int64),
+        "small": np.array(small, np.int64),
+        "floats": np.array(floats, np.float32),
+    }
+    model = graph.model(graph.node("Any", graph.x, graph.constant([1.0]), alpha=0.5, word="a", **numbers))
+    packed = written(model)
+    assert onnx.load_model_from_string(packed) == model
+    assert len(packed) <= len(model.SerializeToString()) - max(0, len(small) - 4) - max(0, len(floats) - 4)
+    read = attributes(packed)
+    assert read["large"].tolist() == large
+    assert read["small"].tolist() == small
+    assert read["floats"].tolist() == numbers["floats"].tolist()
+    assert (read["alpha"], read["word"]) == (0.5, "a")
+
+
+def test_a_packed_list_is_read_across_the_pieces_it_is_decoded_in() -> None:
+    graph, numbers = Graph(1), np.arange(0, 900_000, 7)
+    packed = written(graph.model(graph.node("Any", graph.x, graph.constant([1.0]), ints=numbers)))
+    read = attributes(packed)["ints"]
+    assert read.dtype == np.int32
+    assert read.tolist() == numbers.tolist()
 
 
 @pytest.mark.parametrize(
