@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from automl.estimators.errors import DataError
 from automl.estimators.table import Table
 
-from .fitting import Result, judged, predictions_file
+from .fitting import Result, judged
 from .front import SURE, nondominated, paired_errors
 from .metric import Metric
 from .objective import value_of
@@ -167,19 +166,15 @@ class _Scored:
         self.cut = len(rows) if split.cross_validated else len(split.validation)
         self.cells = self.cut * (len(table.task.classes) if self.task == "multiclass" else 1)
 
-    def file(self, trial: Trial) -> Path:
-        fit = trial if trial.parent is None else replace(trial, number=trial.parent)
-        return predictions_file(self.study.setting.data, self.study.folder(fit).name)
-
     def known(self, trial: Trial) -> bool:
         """Whether its predictions are there; a former process's, or those of one prefix too many, are not."""
-        if not self.file(trial).exists():
+        if not self.study.predictions(trial).exists():
             return False
-        with np.load(self.file(trial)) as stored:
+        with np.load(self.study.predictions(trial)) as stored:
             return trial.plan.id in stored.files
 
     def all(self, trial: Trial) -> Floats:
-        with np.load(self.file(trial)) as stored:
+        with np.load(self.study.predictions(trial)) as stored:
             return np.asarray(stored[trial.plan.id], np.float32)
 
     def steering(self, trial: Trial) -> Floats:

@@ -21,6 +21,7 @@ from automl.estimators.pipeline import Pipeline
 from automl.estimators.space import Value
 from automl.estimators.table import Table
 
+from .folds import STOPPED, Rivals
 from .interrupt import Cancel
 from .measure import quick_measure
 from .metric import Metric
@@ -47,6 +48,7 @@ class Job:
     `final` fits on every row, without validation. `merge` says whether duplicate rows may be merged into weights.
     `narrow` says whether a trial looks at narrow weights as well, which only some objectives reward. `others` are exported
     from the same final fit: plans that differ from `plan` in what is made of the fitted model alone, with their folders.
+    `rivals` are what a cross-validated trial is held against after each fold.
     """
 
     plan: Plan
@@ -60,6 +62,7 @@ class Job:
     merge: bool = False
     narrow: bool = False
     others: tuple[tuple[Plan, Path], ...] = ()
+    rivals: Rivals | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Result:
     """What a job brings back. `validation` and `holdout` are influences: one per row, their mean is the error.
 
     `prefixes` are the models that came with the fit: of a trial the prefixes, calibrated and narrow models worth a look, not
-    exported and with expected costs; of a final fit the job's `others` that were exported.
+    exported and with expected costs; of a final fit the job's `others` that were exported. `stopped` says why a trial did not
+    go on to its last fold: then there is no more of it than what its fits took.
     """
 
     measurement: Measurement
@@ -76,6 +80,7 @@ class Result:
     refit: dict[str, Value] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
     prefixes: tuple[tuple[Plan, Result], ...] = ()
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,14 @@ class Meter:
             self.wall += time.perf_counter() - wall
             self.cpu += time.process_time() - cpu
         self.peak = max(self.peak, memory.bytes)
+
+    def per_fit(self, fits: int) -> dict[str, Any]:
+        """What a fit takes, by the names of `Measurement`."""
+        return {
+            "training_seconds": self.wall / fits,
+            "training_cpu_seconds": self.cpu / fits,
+            "training_memory_bytes": self.peak,
+        }
 
 
 def pipeline_of(job: Job) -> Pipeline:
@@ -153,6 +166,8 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     prediction = np.empty(shape)
     refits: list[dict[str, Value]] = []
     prefixes, narrowed = Prefixes(len(scored)), Narrowed(job.narrow)
+    y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
+    look: _Look | None = None
     for train, places in _parts(split, job.rows):
         pipeline = pipeline_of(job)
         with meter.fit():
@@ -160,33 +175,25 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
         narrowed.predict(pipeline, table, scored[places], places, prediction)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
-    fits = len(refits)
-    y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
+        if job.rivals is not None and places.stop < len(scored):
+            look = look or _Look(job, pipeline, table, train)
+            costs = replace(look.measured, **meter.per_fit(len(refits)))
+            part = y[: places.stop], None if weights is None else weights[: places.stop]
+            made = look.variants(costs, prefixes, task, *part)
+            if job.rivals.beat(task, job.metric, *part, [(costs, prediction), *(one[1:] for one in made)]):
+                return Result(costs, stopped=STOPPED)
+    look = look or _Look(job, pipeline, table, train)
     cut = len(split.validation) if not split.cross_validated else len(scored)
     whole = judged(job.metric, Measurement(), y, prediction, weights, cut)
-    size, proof = pipeline.export(job.folder, table, train)
-    measured = replace(
-        whole.measurement,
-        training_seconds=meter.wall / fits,
-        training_cpu_seconds=meter.cpu / fits,
-        training_memory_bytes=meter.peak,
-        size_bytes=size,
-        rows=len(train),
-        columns=pipeline.columns,
-    )
-    rows = pickle.loads((job.data / "rows.pickle").read_bytes())
-    measured = _quick(job, measured, rows)
-    manifest = (job.folder / "manifest.json").stat().st_size
-    made = [(job.plan, measured, prediction)]
-    for share, factor, predicted in prefixes.candidates(task, job.metric, y, weights, cut):
-        costs = expected(measured, share, pipeline, rows, manifest)
-        made.append((replace(job.plan, prefix=share, rescale=factor), costs, predicted))
+    error, error_sd = whole.measurement.error, whole.measurement.error_sd
+    measured = replace(look.measured, **meter.per_fit(len(refits)), error=error, error_sd=error_sd)
+    made = [(job.plan, measured, prediction), *look.variants(measured, prefixes, task, y, weights, cut)]
     for plan, costs, predicted in [one for one in made if one[0].rescale == 1.0]:  # a factor is a calibration
         for method, curve, moved in calibrated(task, job.metric, y, predicted, weights, cut):
             made.append((replace(plan, calibration=method, curve=curve), with_calibration(costs), moved))
     for dtype, predicted in narrowed.predictions.items():
         plan = replace(job.plan, hardware=replace(job.plan.hardware, dtype=dtype))
-        made.append((plan, with_dtype(measured, pipeline, dtype), predicted))
+        made.append((plan, with_dtype(measured, look.pipeline, dtype), predicted))
     found, predictions, room = [], {job.plan.id: kept(task, prediction)}, KEPT_CELLS
     for plan, costs, predicted in made[1:]:
         found.append((plan, judged(job.metric, costs, y, predicted, weights, cut)))
@@ -194,8 +201,38 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
             predictions[plan.id], room = kept(task, predicted), room - predicted.size
     write_predictions(job.data, job.folder.name, predictions)
     return replace(
-        whole, measurement=measured, refit=_merge_refits(refits), proof=proof.as_dict(), prefixes=tuple(found)
+        whole, measurement=measured, refit=_merge_refits(refits), proof=look.proof.as_dict(), prefixes=tuple(found)
     )
+
+
+class _Look:
+    """A trial's artifact, written from one of its fits, proven, and looked at as deployed: what its models cost."""
+
+    def __init__(self, job: Job, pipeline: Pipeline, table: Table, train: NDArray[np.int64]) -> None:
+        self.job, self.pipeline = job, pipeline
+        size, self.proof = pipeline.export(job.folder, table, train)
+        self.rows: list[dict[str, Any]] = pickle.loads((job.data / "rows.pickle").read_bytes())
+        costs = Measurement(size_bytes=size, rows=len(train), columns=pipeline.columns)
+        self.measured = _quick(job, costs, self.rows)
+        self._manifest = (job.folder / "manifest.json").stat().st_size
+
+    def variants(
+        self,
+        whole: Measurement,
+        prefixes: Prefixes,
+        task: str,
+        y: NDArray[Any],
+        weights: NDArray[Any] | None,
+        cut: int | None = None,
+    ) -> list[tuple[Plan, Measurement, NDArray[Any]]]:
+        """The prefixes worth a look: their plans, what they are expected to cost, what they predict for the rows scored, of
+        which those of `y` count.
+        """
+        found = []
+        for share, factor, predicted in prefixes.candidates(task, self.job.metric, y, weights, cut or len(y)):
+            costs = expected(whole, share, self.pipeline, self.rows, self._manifest)
+            found.append((replace(self.job.plan, prefix=share, rescale=factor), costs, predicted))
+        return found
 
 
 def kept(task: str, prediction: NDArray[Any]) -> NDArray[np.float32]:

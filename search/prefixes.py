@@ -60,8 +60,8 @@ class Prefixes:
         center = pipeline.model.center if shares else None
         if first:
             self.shares = shares
-            self.scores = [np.empty((self.rows, scores.shape[1])) for scores in staged]
-            self.center = None if center is None else np.empty((self.rows, len(center)))
+            self.scores = [np.zeros((self.rows, scores.shape[1])) for scores in staged]
+            self.center = None if center is None else np.zeros((self.rows, len(center)))
         for kept, scores in zip(self.scores, staged, strict=True):
             kept[places] = scores
         if self.center is not None:

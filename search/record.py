@@ -20,7 +20,7 @@ from automl.estimators.space import Value
 
 from .allocation import Falls
 from .cost import OVERHEAD, CostModel, threads_share
-from .fitting import Result
+from .fitting import Result, predictions_file
 from .forecast import at_rows
 from .front import nondominated_ranks
 from .objective import value_of
@@ -104,6 +104,11 @@ class Record:
     def folder(self, trial: Trial) -> Path:
         """Where the artifact of a trial lies while the search runs."""
         return self.setting.data / "trials" / f"t{trial.number:04d}"
+
+    def predictions(self, trial: Trial) -> Path:
+        """Where what a trial predicts for the rows scored lies, under its plan's id."""
+        fit = trial if trial.parent is None else replace(trial, number=trial.parent)
+        return predictions_file(self.setting.data, self.folder(fit).name)
 
     def take_number(self) -> int:
         """A number that no trial of the run has."""
@@ -221,6 +226,8 @@ class Record:
         if trial.status == "completed":
             fit = trial.measurement.training_seconds or 0.0
             self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
+        elif trial.status == "stopped":
+            self.cost.observe(family, trial.plan, trial.rows, trial.measurement.training_seconds or 0.0, None)
         elif trial.status == "timeout":  # it would have taken longer still
             self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
         if trial.rung == self.base_rung and fits:
@@ -352,6 +359,8 @@ def fits_in(branches: JointSpace, trial: Trial) -> bool:
 def failures(trials: Sequence[Trial]) -> list[tuple[str, str, int]]:
     """(status, reason, count) of what did not complete, the commonest first."""
     counts = Counter(
-        (t.status, t.reason) for t in trials if t.status != "completed" and t.parent is None and t.rung >= 0
+        (t.status, t.reason)
+        for t in trials
+        if t.status not in ("completed", "stopped") and t.parent is None and t.rung >= 0
     )
     return [(status, reason, count) for (status, reason), count in counts.most_common()]

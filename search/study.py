@@ -24,6 +24,7 @@ from automl.estimators.space import Value
 
 from .agenda import PATIENCE, TRIAL_SHARE, Agenda
 from .fitting import Job, Result, fit_here, fits_here, packed, supervise, supervise_packed
+from .folds import rivals
 from .interrupt import Flag
 from .leaner import leaner
 from .plan import from_point
@@ -240,6 +241,7 @@ class Study(Record):
             setting.seed,
             merge=setting.merge,
             narrow=any(objective.name == "size" for objective in setting.objectives),
+            rivals=rivals(self, trial),
         )
         server, memory = "torch" if family.needs == "torch" else "core", setting.limits.memory_bytes
         future: Future[Outcome]
@@ -268,7 +270,10 @@ class Study(Record):
             if outcome.status == "completed":
                 result: Result = outcome.value
                 measurement, refit = result.measurement, tuple(sorted(result.refit.items()))
-                self.keep_losses(trial.number, result)
+                if result.stopped:
+                    outcome = replace(outcome, status="stopped", reason=result.stopped)
+                else:
+                    self.keep_losses(trial.number, result)
             ended = replace(
                 trial,
                 status=outcome.status,

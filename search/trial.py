@@ -8,7 +8,7 @@ from typing import Any
 
 from .plan import Plan
 
-STATUSES = ("completed", "timeout", "out_of_memory", "crashed", "failed", "skipped")
+STATUSES = ("completed", "stopped", "timeout", "out_of_memory", "crashed", "failed", "skipped")
 
 
 @dataclass(frozen=True)

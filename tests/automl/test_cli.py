@@ -29,7 +29,7 @@ MODEL_NAMES = {
 FRONT_NAMES = {"format", "task", "metric", "rows", "columns", "budget_seconds", "elapsed_seconds", "trials", "models"}
 SMALL = ("--trials", "4", "--families", "baseline,linear,tree,lightgbm")
 """A budget that no other load on the machine can use up."""
-STATUSES = {"completed", "timeout", "out_of_memory", "crashed", "failed", "skipped"}
+STATUSES = {"completed", "stopped", "timeout", "out_of_memory", "crashed", "failed", "skipped"}
 
 
 @pytest.fixture(scope="module")

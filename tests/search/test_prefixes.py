@@ -148,8 +148,9 @@ def fit(run: Path, trials: int = 5, **options: Any) -> Any:
 
 
 def kept(run: Path) -> list[Trial]:
+    """The trials of the search, without the points of laws: of these there are as many as there was time for."""
     with Store.open(run / "run.db", read_only=True) as store:
-        return store.trials()
+        return [t for t in store.trials() if t.rung >= 0]
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def test_prefixes_count_as_no_trials(seen: Seen) -> None:
-    searched = [t for t in kept(seen.folder) if t.rung >= 0]  # the others are points of laws
+    searched = kept(seen.folder)
     prefixes = [t for t in searched if t.parent is not None]
     wholes = {t.number: t for t in searched if t.parent is None}
     assert seen.model.front_.found["trials"]["completed"] == 5 == len(wholes)
