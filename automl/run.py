@@ -28,13 +28,14 @@ from automl.estimators.hardware import cpu_count, detect
 from automl.search.agenda import first_plans
 from automl.search.cost import CostModel
 from automl.search.estimate import exchangeable
-from automl.search.finish import Finalist, Finish
+from automl.search.finish import Finish
 from automl.search.fitting import fits_here
 from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
 from automl.search.plan import branches, from_point
 from automl.search.record import Losses, failures
+from automl.search.refits import Finalist
 from automl.search.setting import Limits, Progress, Setting
 from automl.search.space import complete
 from automl.search.split import FEWEST, Split, make_split

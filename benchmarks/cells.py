@@ -300,7 +300,7 @@ def deploy(study: Study, trials: Sequence[Trial]) -> list[Made]:
     split, finish = setting.split, Finish(study)
     rows, memory = len(split.train) + len(split.validation) + len(split.holdout), setting.limits.memory_bytes
     for trial in trials:
-        plan, family = finish._final_plan(trial), setting.families[trial.plan.family]
+        plan, family = finish.refits.plan(trial), setting.families[trial.plan.family]
         folder = setting.data / "final" / f"t{trial.number:04d}"
         job = Job(
             plan, family, setting.metric, setting.data, folder, rows, setting.seed, final=True, merge=setting.merge

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from automl.estimators import native
 from automl.estimators.artifact import with_engine
-from automl.estimators.hardware import Hardware
 
 from .bagging import Bagging
 from .ensemble import at_other_rows, fit_of, select, together
 from .estimate import estimates, exchangeable, held_apart, scoring
-from .fitting import BlendJob, Job, Result, blend_job, fit_here, fits_here, supervise
+from .fitting import BlendJob, Result, blend_job
 from .forecast import laws_of, run_kappa
 from .front import noise, nondominated, thin
 from .growth import Growing
@@ -29,9 +27,10 @@ from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
 from .race import NO_TIME, Serving, race
+from .refits import FIRST_SHARE, Finalist, Refits, far_ahead, groups
 from .study import Study
 from .trial import Measurement, Trial
-from .worker import Outcome, run_isolated
+from .worker import run_isolated
 
 log = logging.getLogger("automl")
 
@@ -54,34 +53,10 @@ BLEND_SECONDS = 0.5
 """What an ensemble takes beside its members' fits and exports: a process of its own."""
 BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
-ONE_THREAD_CELLS = 100_000
-"""Under so many cells a fit has one thread: each round is shorter than the wait for a thread that a busy machine holds up."""
-EXPORT_SECONDS, EXPORT_SHARE = 0.05, 0.6
-"""What an artifact costs beside the fit, its graph, written and proven: at least the first for each, and of what the trial took beside
-its fits, which was predictions as well, the second share.
-"""
-QUICK_SHARE, FIRST_SHARE = 0.02, 0.18
-"""A final fit that takes less than the first share of the budget comes before those of an ensemble's members, and these before the
-other dear ones. That of the most accurate model comes first of all, unless it takes more than the second share, and its error is not
-FAR_AHEAD below the next model's: the others are worth more together, and it is kept as its trial fitted it where no time is left.
-"""
-FAR_AHEAD = 0.05
 LOADS = 3.0
 """The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
 RACE_EACH = 0.12
 """Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A model of the front: its plan as finally fitted, what was measured, and where its artifact lies."""
-
-    trial: Trial
-    plan: Plan
-    measurement: Measurement
-    artifact: Path
-    proof: dict[str, float] = field(default_factory=dict)
-    laws: dict[str, Any] = field(default_factory=dict)
 
 
 class Finish:
@@ -90,10 +65,10 @@ class Finish:
     def __init__(self, study: Study, *, extra_seconds: float = 0.0, extra_rows: float = 0.0) -> None:
         self.study = study
         self.extra_seconds, self.extra_rows = extra_seconds, extra_rows
+        self.refits = Refits(study, self._after_fits)
         self.growth = Growing(study)
         self.bagging = Bagging(study)
         self._cached: tuple[int, float] = (-1, 0.0)
-        self._beside: set[int] = set()  # the trials whose final fits have others beside them
         self._due = 0.0
 
     @property
@@ -110,6 +85,10 @@ class Finish:
             return min(15.0, max(0.1, 0.1 * self.study.elapsed()))
         return min(15.0, max(0.4, 0.07 * self.budget))
 
+    def _after_fits(self) -> float:
+        """Seconds that are needed after the last of the fits: most of the measuring, and the writing."""
+        return 0.6 * self.race_seconds() + self.extra_seconds + 0.3
+
     def reserve(self) -> float:
         """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget.
 
@@ -120,7 +99,7 @@ class Finish:
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
-            fits = min(1.15 * self._together_seconds(groups(finalists)), REFIT_SHARE * self.budget)
+            fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
             fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
             fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
             self._cached = (len(self.study.trials), fits)
@@ -167,10 +146,10 @@ class Finish:
         beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
-        ahead = 1 if fits and (self._predict(fits[0]) <= FIRST_SHARE * self.budget or _far_ahead(fits)) else 0
-        fits[ahead:] = sorted(fits[ahead:], key=lambda group: self._urgency(group, wanted))
+        ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0
+        fits[ahead:] = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
         keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]) / study.setting.slots
-        fitted = self._fit_all(fits, keep)
+        fitted = self.refits.fit_all(fits, keep)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
@@ -197,7 +176,7 @@ class Finish:
         found = estimates(study, [(m.trial, m.measurement) for m in measured]) if measured else []
         measured = [replace(m, measurement=one) for m, one in zip(measured, found, strict=True)]
         return [
-            replace(m, laws=m.laws or self.growth.laws(m.trial, self._final_plan(m.trial), kappa))
+            replace(m, laws=m.laws or self.growth.laws(m.trial, self.refits.plan(m.trial), kappa))
             for m in self._front(measured)
         ]
 
@@ -220,8 +199,8 @@ class Finish:
 
     def _bag(self, bag: Trial, base: Trial) -> list[Finalist]:
         """The bag, its models fitted and blended; none where there is no time or its fits fail."""
-        study, plan = self.study, replace(self._final_plan(base), params=base.plan.params)
-        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3
+        study, plan = self.study, replace(self.refits.plan(base), params=base.plan.params)
+        room = study.left() - self._after_fits()
         if study.interrupted or 1.1 * self.bagging.fitting(base) > room:
             log.info("the bag of trial %d is left out: no time is left for its fits", base.number)
             return []
@@ -231,7 +210,7 @@ class Finish:
             return []
         result: Result = outcome.value
         # it is taken to grow as its single model, whose laws are its own from what was measured of it
-        laws = self.growth.laws(base, self._final_plan(base), run_kappa(study.trials))
+        laws = self.growth.laws(base, self.refits.plan(base), run_kappa(study.trials))
         folder, plan = self.bagging.folder(bag), bag_of(plan, len(bag.plan.members))
         return [Finalist(bag, plan, result.measurement, folder, result.proof, laws)]
 
@@ -251,7 +230,7 @@ class Finish:
 
     def _affordable(self, trial: Trial) -> bool:
         """Whether there will be time to fit a member on all rows; one that is dearer would leave its ensemble out."""
-        return bool(trial.plan.members) or not self._predict([trial]) > FIRST_SHARE * self.budget
+        return bool(trial.plan.members) or not self.refits.predict([trial]) > FIRST_SHARE * self.budget
 
     def _ensemble_seconds(self, finalists: Sequence[Trial]) -> float:
         """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
@@ -260,10 +239,14 @@ class Finish:
         made = {fit_of(t) for t in finalists}
         rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
         rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
-        fits = min(self._together_seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
+        fits = min(self.refits.seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
         blends = self._blending(best) * min(USUAL, int(self.budget / ENSEMBLES_FROM)) / self.study.setting.slots
         return SELECT_SHARE * self.budget + fits + blends
+
+    def _blending(self, members: Sequence[Trial]) -> float:
+        """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
+        return BLEND_SECONDS + sum(self.refits.exporting(t) for t in members)
 
     def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
         """The ensembles of the finished models; where one of these was given up to keep time, it is tried once more.
@@ -275,7 +258,7 @@ class Finish:
         for trial in ensembles:
             members = self._members(trial)
             for group in groups([t for t in members if t.plan.id not in made]):
-                made |= {m.trial.plan.id: m for m in self._fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
+                made |= {m.trial.plan.id: m for m in self.refits.fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
             parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
             if len(parts) < len(trial.plan.members):
                 log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
@@ -336,161 +319,7 @@ class Finish:
             points = []
         return laws_of(plan, points, None, facts.columns, facts.classes, run_kappa(self.study.trials))
 
-    # -- the fits -----------------------------------------------------------------------------------------------------
-
-    def _fit_all(self, fits: Sequence[list[Trial]], keep: float) -> list[Finalist]:
-        """All final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
-        search had trials, each on one thread as there.
-        """
-        many = self.study.setting.slots > 1 and math.isfinite(self.budget)
-        dear = [group for group in fits if many and self._urgency(group, ())[0] > 0]
-        self._beside = {fit_of(group[0]) for group in dear}
-
-        def fit(
-            group: list[Trial],
-        ) -> list[Finalist]:  # one that is far ahead leaves no more than the time to measure it
-            return self._fit(group, 0.0 if group is fits[0] and _far_ahead(fits) else keep)
-
-        self.study.tell_listener("finishing")  # here: a listener need not bear threads
-        found = [fit(group) for group in fits if group not in dear]
-        with ThreadPoolExecutor(self.study.setting.slots) as pool:
-            found += pool.map(fit, dear)
-        return [model for models in found for model in models]
-
-    def _together_seconds(self, fits: Sequence[list[Trial]]) -> float:
-        """Seconds of final fits as `_fit_all` does them."""
-        each = [self._urgency(group, ()) for group in fits]
-        dear = [seconds for rank, seconds in each if rank]
-        together = max(sum(dear) / self.study.setting.slots, max(dear, default=0.0))
-        return sum(seconds for rank, seconds in each if not rank) + together
-
-    def _final_plan(self, trial: Trial) -> Plan:
-        """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do."""
-        setting = self.study.setting
-        parallel = setting.families[trial.plan.family].parallel
-        alone = (setting.slots == 1 and trial.plan.hardware.threads == 1) or fit_of(trial) in self._beside
-        threads = 1 if alone or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS else setting.threads
-        hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
-        return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
-
-    def _together(self, group: list[Trial]) -> list[Plan]:
-        """The final plans of a model and its prefixes as parts of one fit, which is no longer than the longest of them."""
-        plans, longest = [self._final_plan(t) for t in group], max(t.plan.prefix for t in group)
-        if longest == 1.0:
-            return plans
-        family = self.study.setting.families[plans[0].family]
-        params = tuple(sorted(family.shortened(dict(plans[0].params), longest).items()))
-        return [replace(plan, params=params, prefix=plan.prefix / longest) for plan in plans]
-
-    def _all_rows(self) -> int:
-        split = self.study.setting.split
-        return len(split.train) + len(split.validation) + len(split.holdout)
-
-    def _predict(self, group: list[Trial]) -> float:
-        """Seconds of one fit on all rows: the trial's own, scaled by the prior's ratio, and what a process and exports cost."""
-        study, trial = self.study, max(group, key=lambda t: t.plan.prefix)
-        plan, family = self._final_plan(trial), study.setting.families[trial.plan.family]
-        before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
-        after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
-        fit = trial.measurement.training_seconds or 0.1
-        return fit * after / before + self._exporting(trial) + EXPORT_SECONDS * len(group)
-
-    def _exporting(self, trial: Trial) -> float:
-        """Seconds of what is done beside a fit: its process, its graph, the proof."""
-        whole = next((t for t in self.study.trials if t.number == fit_of(trial)), trial)
-        fits = self.study.setting.split.fits() * (whole.measurement.training_seconds or 0.1)
-        return max(0.1, EXPORT_SHARE * (whole.wall_seconds - fits))
-
-    def _blending(self, members: Sequence[Trial]) -> float:
-        """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
-        return BLEND_SECONDS + sum(self._exporting(t) for t in members)
-
-    def _urgency(self, group: list[Trial], wanted: Collection[int]) -> tuple[int, float]:
-        """What the order of the final fits goes by; `wanted` are the numbers of the fits of an ensemble's members."""
-        seconds = self._predict(group)
-        dear = math.isfinite(self.budget) and seconds > QUICK_SHARE * self.budget
-        return (0 if not dear else 1 if fit_of(group[0]) in wanted else 2), seconds
-
-    def _as_trained(self, group: list[Trial]) -> list[Finalist]:
-        """The model as its trial left it; none where its artifact is gone, as that of an earlier process may be.
-
-        Its prefixes have no artifacts before the fit on all rows: the whole model stands for them.
-        """
-        number = fit_of(group[0])
-        for trial in group:
-            if trial.number != number:
-                log.info(
-                    "trial %d, made of the model of trial %d, is left out: there is no fit on all rows",
-                    trial.number,
-                    number,
-                )
-        whole = next(t for t in self.study.trials if t.number == number)
-        folder = self.study.folder(whole)
-        return [Finalist(whole, whole.plan, whole.measurement, folder)] if (folder / "manifest.json").exists() else []
-
-    def _fit(self, group: list[Trial], keep: float = 0.0) -> list[Finalist]:
-        """The finalists of one fit on all rows, or as its trial left it where there is no time, or it is interrupted.
-
-        `keep` are seconds to leave beside those that the measuring needs.
-        """
-        # what may be refused at export, narrow weights and steep curves, after what may not: the first one has to be exported
-        group = sorted(group, key=lambda t: t.plan.variant[1:] != WHOLE[1:])
-        study, setting, trial = self.study, self.study.setting, group[0]
-        room = study.left() - 0.6 * self.race_seconds() - self.extra_seconds - 0.3 - keep
-        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self._predict(group) > room):
-            log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
-            return self._as_trained(group)
-        folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
-        plans, family = self._together(group), setting.families[trial.plan.family]
-        job = Job(
-            plans[0],
-            family,
-            setting.metric,
-            setting.data,
-            folders[0],
-            self._all_rows(),
-            setting.seed,
-            final=True,
-            merge=setting.merge,
-            others=tuple(zip(plans[1:], folders[1:], strict=True)),
-        )
-        outcome = self._run(job, room, group)
-        if study.interrupted and outcome.status != "completed":
-            log.warning("interrupted: the front is finished with what there is")
-            return self._as_trained(group)
-        if outcome.status != "completed":
-            log.warning(
-                "trial %d is kept as fitted on %d rows: its fit on all rows ended as %s, %s",
-                fit_of(trial),
-                trial.rows,
-                outcome.status,
-                outcome.reason,
-            )
-            return self._as_trained(group)
-        result: Result = outcome.value
-        log.debug(
-            "final fit of trial %d %s: predicted %.2f s, took %.2f s",
-            fit_of(trial),
-            trial.plan.family,
-            self._predict(group),
-            outcome.wall_seconds,
-        )
-        made = {plans[0]: result, **dict(result.prefixes)}
-        return [
-            Finalist(t, self._final_plan(t), made[plan].measurement, place, made[plan].proof)
-            for t, plan, place in zip(group, plans, folders, strict=True)
-            if plan in made
-        ]
-
-    def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
-        """The final fit; alone on the machine, it may have the memory of all the trials that ran at a time."""
-        setting, family = self.study.setting, job.family
-        if setting.in_process and fits_here(family):
-            return fit_here(job)
-        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self._predict(group) + 1.0))
-        each, times = setting.limits.memory_bytes, 1 if fit_of(group[0]) in self._beside else setting.slots
-        server = "torch" if family.needs == "torch" else "core"
-        return supervise(job, wall, None if each is None else each * times, server, self.study.cancel)
+    # -- measuring ----------------------------------------------------------------------------------------------------
 
     def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:
         """The finalist's training figures and the artifact's as deployed; what it will score is `estimates`' to say."""
@@ -556,12 +385,6 @@ class Finish:
         return [models[i] for i in kept]
 
 
-def _far_ahead(fits: Sequence[list[Trial]]) -> bool:
-    """Whether the best of the first fit's models has an error by a share of FAR_AHEAD below those of all other fits."""
-    best, *others = [min(t.measurement.error or 0.0 for t in group) for group in fits]
-    return all(best + FAR_AHEAD * abs(best) < other for other in others)
-
-
 def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
     """The same models for the compiled engine, the most accurate first, as far as there is time to measure `most` of them.
 
@@ -582,14 +405,6 @@ def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
         measured = replace(model.measurement, size_bytes=float(size))
         twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
     return twins
-
-
-def groups(trials: list[Trial]) -> list[list[Trial]]:
-    """The trials that one fit makes together, a model and its prefixes, in the order of their first ones."""
-    found: dict[int, list[Trial]] = {}
-    for trial in trials:
-        found.setdefault(fit_of(trial), []).append(trial)
-    return list(found.values())
 
 
 def exact_front(values: NDArray[np.float64]) -> list[int]:

@@ -19,13 +19,14 @@ from automl import Budget
 from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
-from automl.search import finish
-from automl.search.finish import Finalist, exact_front
+from automl.search import finish, refits
+from automl.search.finish import exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
 from automl.search.objective import Objective
 from automl.search.plan import Plan
 from automl.search.race import NO_TIME, Serving, race
+from automl.search.refits import Finalist
 from automl.search.trial import Measurement, Trial
 
 
@@ -78,13 +79,14 @@ def test_a_handler_of_the_callers_hears_of_it_and_the_systems_own_stays() -> Non
 
 @pytest.mark.parametrize("where", ["race", "supervise"])
 def test_an_interrupt_while_finishing_keeps_the_front(table: Any, where: str, monkeypatch: Any) -> None:
-    before = getattr(finish, where)
+    module = finish if where == "race" else refits
+    before = getattr(module, where)
 
     def interrupt(*given: Any, **named: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         return before(*given, **named)
 
-    monkeypatch.setattr(finish, where, interrupt)
+    monkeypatch.setattr(module, where, interrupt)
     model = automl.fit(*table, **QUICK)
     assert model.interrupted_
     best = model.front_[0]
@@ -109,7 +111,7 @@ def test_without_time_for_the_race_the_searchs_quick_look_is_shown_and_the_rest_
 
 
 def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -> None:
-    original = finish.supervise
+    original = refits.supervise
 
     def fails_and_forgets(job: Any, *rest: Any) -> Any:
         for folder in (job.data / "trials").iterdir():
@@ -117,7 +119,7 @@ def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -
         return original(job, 0.0, *rest[1:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "supervise", fails_and_forgets)
+        patch.setattr(refits, "supervise", fails_and_forgets)
         with pytest.raises(automl.errors.InfeasibleError):
             automl.fit(*table, families=["baseline"], budget=Budget(trials=1))
 

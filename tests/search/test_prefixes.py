@@ -16,11 +16,12 @@ from automl import Budget
 from automl.errors import DataError
 from automl.estimators.families import by_name
 from automl.estimators.table import from_frame
-from automl.search import finish
-from automl.search.finish import Finalist, Finish
+from automl.search import refits
+from automl.search.finish import Finish
 from automl.search.fitting import Job, Result, fit_job
 from automl.search.metric import Metric
 from automl.search.plan import from_point
+from automl.search.refits import Finalist, Refits
 from automl.search.split import Split
 from automl.search.store import Store
 from automl.search.strategy import Strategy
@@ -160,9 +161,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     told: list[int] = []
     jobs: list[Job] = []
     made: list[tuple[list[Trial], list[Finalist]]] = []
-    tell, supervise, fitted = Strategy.tell, finish.supervise, Finish._fit
+    tell, supervise, fitted = Strategy.tell, refits.supervise, Refits.fit
 
-    def watched(self: Finish, group: list[Trial], *keep: float) -> list[Finalist]:
+    def watched(self: Refits, group: list[Trial], *keep: float) -> list[Finalist]:
         found = fitted(self, group, *keep)
         made.append((group, found))
         assert all((m.artifact / "manifest.json").exists() for m in found)
@@ -170,8 +171,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Strategy, "tell", lambda self, *a, **k: told.append(a[3]) or tell(self, *a, **k))  # type: ignore[func-returns-value]
-        patch.setattr(finish, "supervise", lambda job, *rest: jobs.append(job) or supervise(job, *rest))  # type: ignore[func-returns-value]
-        patch.setattr(Finish, "_fit", watched)
+        patch.setattr(refits, "supervise", lambda job, *rest: jobs.append(job) or supervise(job, *rest))  # type: ignore[func-returns-value]
+        patch.setattr(Refits, "fit", watched)
         patch.setattr(Finish, "_front", lambda self, models: models)
         model = fit(run)
     return Seen(run, model, told, jobs, made)
@@ -234,9 +235,9 @@ def test_the_same_seed_gives_the_same_prefixes_and_without_a_last_fit_the_whole_
     seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[list[Trial]] = []
-    plain = Finish._fit
-    monkeypatch.setattr(Finish, "_fit", lambda self, group, *keep: groups.append(group) or plain(self, group, *keep))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(finish, "supervise", lambda *_: Outcome("timeout", "after 0 s"))
+    plain = Refits.fit
+    monkeypatch.setattr(Refits, "fit", lambda self, group, *keep: groups.append(group) or plain(self, group, *keep))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(refits, "supervise", lambda *_: Outcome("timeout", "after 0 s"))
     model = fit(tmp_path / "run")
 
     def steering(trials: list[Trial]) -> list[Any]:
