@@ -423,14 +423,20 @@ class Front(Sequence[Model]):
 
 
 def plan_shown(plan: Mapping[str, Any]) -> str:
-    """What was made of a model: ", 1/4 of its trees", ", calibrated", ", int8"; of an ensemble " of 2 forest, 1 linear"."""
+    """What was made of a model: ", 1/4 of its trees", ", calibrated", ", int8"; of an ensemble " of 2 forest, 1 linear"; and on how
+    many threads its batches are served, if on several.
+    """
     if plan.get("members"):
         counts = Counter(member["plan"]["family"] for member in plan["members"])
-        return " of " + ", ".join(f"{count} {family}" for family, count in counts.most_common())
-    share, dtype = plan.get("prefix", 1.0), plan["hardware"]["dtype"]
-    text = "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
+        text = " of " + ", ".join(f"{count} {family}" for family, count in counts.most_common())
+    else:
+        share = plan.get("prefix", 1.0)
+        text = "" if share == 1.0 else f", 1/{1 / share:.3g} of its trees"
+    dtype = plan["hardware"]["dtype"]
     text += ", calibrated" if plan.get("calibration", "none") != "none" else ""
-    return text if dtype == "float32" else f"{text}, {dtype}"
+    text += "" if dtype == "float32" else f", {dtype}"
+    threads = plan["hardware"].get("serving_threads", 1)
+    return text if threads == 1 else f"{text}, batches on {threads} threads"
 
 
 def shown(value: float | None, show: Callable[[float], str]) -> str:

@@ -482,7 +482,7 @@ def model_entry(name: str, finalist: Finalist) -> dict[str, Any]:
         "plan": plan.as_dict(),
         **{f.name: measured.get(f.name) for f in fields(Measurement)},
         "engine": plan.hardware.engine,
-        "threads": 1,
+        "threads": plan.hardware.serving_threads,
         "device": plan.hardware.device,
         "laws": finalist.laws,
         "artifact": f"models/{name}",

@@ -91,13 +91,15 @@ def save(
     return len(text) + len(model)
 
 
-def with_engine(folder: str | os.PathLike[str], target: str | os.PathLike[str], engine: str) -> int:
-    """Writes the artifact of `folder` into `target` for another engine: the same graph, as a link where the disk allows it.
+def with_engine(folder: str | os.PathLike[str], target: str | os.PathLike[str], engine: str, threads: int = 1) -> int:
+    """Writes the artifact of `folder` into `target` for another engine, or more threads that share the rows of a batch: the same
+    graph, as a link where the disk allows it.
 
     Returns its bytes. Raises as `save`, and ArtifactError where `folder` holds no whole artifact.
     """
     manifest = {key: value for key, value in check(folder).items() if key != "sha256"}
-    text, graph, place = seal(_json({**manifest, "engine": engine})), Path(folder) / GRAPH, Path(target)
+    manifest |= {"engine": engine} if threads == 1 else {"engine": engine, "threads": threads}
+    text, graph, place = seal(_json(manifest)), Path(folder) / GRAPH, Path(target)
     try:
         place.mkdir(parents=True, exist_ok=True)
         for name in MEMBERS:

@@ -12,15 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hardware configuration of a plan: `threads` for training, `device` ("cpu" or "cuda") and `dtype`; the `engine`
-
-    ("onnx" or "compiled") that the model is served by.
+    """The hardware configuration of a plan: `threads` for training, `device` ("cpu" or "cuda") and `dtype`; the `engine` ("onnx" or
+    "compiled") that the model is served by, and the `serving_threads` that share the rows of a batch there.
     """
 
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
     engine: str = "onnx"
+    serving_threads: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

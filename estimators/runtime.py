@@ -1503,10 +1503,12 @@ class Model:
     `threads` is how many threads share the rows of a batch; `engine` is what runs the graph, "onnx" or "compiled".
     """
 
-    def __init__(self, manifest: Mapping[str, Any], graph: bytes, threads: int = 1, engine: str | None = None) -> None:
+    def __init__(
+        self, manifest: Mapping[str, Any], graph: bytes, threads: int | None = None, engine: str | None = None
+    ) -> None:
         self.manifest = manifest
         self.task: str = manifest["task"]
-        self.threads = threads
+        self.threads = min(int(manifest.get("threads", 1)), os.cpu_count() or 1) if threads is None else threads
         self._labels: list[Any] = list(manifest.get("classes") or [])
         self.classes_ = _label_array(self._labels) if self.task != "regression" else None
         self.encoder = RowEncoder(manifest["encoder"])
@@ -1676,10 +1678,10 @@ def _label_array(labels: Sequence[Any]) -> NDArray[Any]:
     return out
 
 
-def load(path: str | os.PathLike[str], threads: int = 1, engine: str | None = None) -> Model:
+def load(path: str | os.PathLike[str], threads: int | None = None, engine: str | None = None) -> Model:
     """The model of an artifact, a folder or a .zip file; its files are checked before any of them is parsed.
 
-    `engine` is "onnx", "compiled", or None for the one that the artifact was measured with (onnxruntime, with a warning,
+    `threads` share the rows of a batch, as many as the artifact was measured with where it is None. `engine` is "onnx", "compiled", or None for the one that the artifact was measured with (onnxruntime, with a warning,
     where that is the compiled one and this machine has no C compiler). Raises UsageError (no such path or engine),
     ArtifactError (corrupt, of another format, or no artifact) and ResourceError (no compiled engine here).
     """

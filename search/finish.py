@@ -163,6 +163,8 @@ class Finish:
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
         if not study.interrupted and (math.isinf(self.budget) or native.ready()):
             models += compiled_twins(models, int(seconds / RACE_EACH) - len(models))
+            if any(objective.name == "throughput" for objective in study.setting.objectives):
+                models += threaded_twins(models, int(seconds / RACE_EACH) - len(models), study.setting.threads)
         served = race([m.artifact for m in models], study.rows, seconds, cancel=study.cancel)
         measured = []
         for model, serving in zip(models, served, strict=True):
@@ -355,7 +357,7 @@ class Finish:
             return []
         models = sorted(
             models,
-            key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number, m.plan.hardware.engine),
+            key=lambda m: (m.measurement.error, self.study.values(m.trial), m.trial.number, *_served(m.plan)),
         )
         measured = [replace(m.trial, measurement=m.measurement) for m in models]
         losses = scoring(self.study)
@@ -380,9 +382,13 @@ class Finish:
             ):
                 mask[i] = True
         kept = [i for i, keep in enumerate(mask) if keep]
-        if len(kept) > MOST:  # models on two engines
+        if len(kept) > MOST:  # models as served in several ways
             kept = sorted({kept[0], *(kept[i] for i in thin(values[kept], MOST - 1, objectives))})
         return [models[i] for i in kept]
+
+
+def _served(plan: Plan) -> tuple[str, int]:
+    return plan.hardware.engine, plan.hardware.serving_threads
 
 
 def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
@@ -402,6 +408,18 @@ def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
         folder = model.artifact.with_name(f"{model.artifact.name}-compiled")
         size = with_engine(model.artifact, folder, "compiled")
         plan = replace(model.plan, hardware=replace(model.plan.hardware, engine="compiled"))
+        measured = replace(model.measurement, size_bytes=float(size))
+        twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
+    return twins
+
+
+def threaded_twins(models: Sequence[Finalist], most: int, threads: int) -> list[Finalist]:
+    """The same models with more threads for the rows of a batch, the most accurate first, as far as there is time for `most`."""
+    twins = []
+    for model in sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[: max(0, most if threads > 1 else 0)]:
+        folder = model.artifact.with_name(f"{model.artifact.name}-{threads}")
+        size = with_engine(model.artifact, folder, model.plan.hardware.engine, threads)
+        plan = replace(model.plan, hardware=replace(model.plan.hardware, serving_threads=threads))
         measured = replace(model.measurement, size_bytes=float(size))
         twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
     return twins

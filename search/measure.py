@@ -10,6 +10,7 @@ import gc
 import importlib
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -176,9 +177,19 @@ def warm_engine(engine: str = "onnx") -> None:
 
 def engine_of(artifact: Path) -> str:
     """The engine that an artifact's manifest names, "onnx" where there is none to read."""
+    return "compiled" if b'"engine":"compiled"' in _manifest(artifact) else "onnx"
+
+
+def threads_of(artifact: Path) -> int:
+    """The threads that an artifact's manifest has share the rows of a batch, 1 where there is none to read."""
+    found = re.search(rb'"threads":(\d+)', _manifest(artifact))
+    return int(found[1]) if found else 1
+
+
+def _manifest(artifact: Path) -> bytes:
+    """Its text, in which a quoted member with a colon is no part of a string, whose quotes would be escaped."""
     manifest = artifact / "manifest.json"
-    # in JSON these bytes are no part of a string, whose quotes would be escaped
-    return "compiled" if manifest.is_file() and b'"engine":"compiled"' in manifest.read_bytes() else "onnx"
+    return manifest.read_bytes() if manifest.is_file() else b""
 
 
 # The interpreter before any model -----------------------------------------------------------------------------------

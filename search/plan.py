@@ -123,6 +123,8 @@ class Plan:
             del content["members"]
         if self.hardware.engine == "onnx":  # likewise, before there were engines
             del content["hardware"]["engine"]
+        if self.hardware.serving_threads == 1:
+            del content["hardware"]["serving_threads"]
         if self.view.dates == "parts":
             del content["view"]["dates"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -24,7 +24,7 @@ from typing import Any
 
 from . import worker
 from .interrupt import Cancel
-from .measure import BLOCK_CALLS, RUNTIME, Base, Loaded, base, engine_of
+from .measure import BLOCK_CALLS, RUNTIME, Base, Loaded, base, engine_of, threads_of
 from .peak import map_libraries
 
 BLOCK_SECONDS = 0.012  # a block lasts about this
@@ -78,7 +78,7 @@ def race(
 ) -> list[Serving | str]:
     """Measure artifacts as deployed, within `seconds`; a str in the list says why that one has no figures.
 
-    Each is loaded in its own process, pinned to one CPU, from a server that has imported numpy and onnxruntime, or not the
+    Each is loaded in its own process, pinned to one CPU (to as many as its batches have threads), from a server that has imported numpy and onnxruntime, or not the
     latter for one whose engine is the compiled one. They run one
     at a time, in shuffled rounds of blocks. Every artifact is loaded and answers some rows first, in the order given: when time
     is short the last ones get a reason instead; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
@@ -172,7 +172,7 @@ class _Runner:
         self.received = bytearray()
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.engine = engine_of(path)
-        request = worker.pack(_serve, (path, rows, cpus[-1:], runtime, self.engine))
+        request = worker.pack(_serve, (path, rows, cpus[-threads_of(path) :], runtime, self.engine))
         server = "lean" if self.engine == "compiled" else "serve"
         self.trial = worker.Isolated(request, self.left() + 10.0, server=server, dialogue=True)
 

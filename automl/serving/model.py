@@ -24,7 +24,7 @@ class Served:
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str) -> None:
-        self.model = runtime.load(path)
+        self.model = runtime.load(path, threads=1)
         self.name = name
         self.version = str(self.model.manifest["files"][runtime.GRAPH]["sha256"])[:12]
         self.engine = str(getattr(self.model, "engine", self.model.manifest.get("engine", "onnx")))

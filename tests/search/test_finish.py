@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import signal
 import time
@@ -23,6 +24,7 @@ from automl.search import finish, refits
 from automl.search.finish import exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
+from automl.search.measure import threads_of
 from automl.search.objective import Objective
 from automl.search.plan import Plan
 from automl.search.race import NO_TIME, Serving, race
@@ -230,3 +232,38 @@ def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: P
     assert isinstance(found, Serving)
     assert isinstance(same, Serving)
     assert automl.runtime.load(twin.artifact).engine == "compiled"
+
+
+def test_a_model_is_offered_with_threads_for_its_batches_as_the_same_graph(tmp_path: Path) -> None:
+    tables = {"schema": [["a", "numeric"]], "encode": [{"as": "number", "column": 0}]}
+    graph = Graph(1)
+    model = graph.model(graph.node("Neg", graph.x)).SerializeToString()
+    artifact.save(tmp_path / "t0007", tables=tables, model=model, task="regression")
+    trial = Trial(7, Plan("linear"), 10, 0, "completed", measurement=Measurement(error=1.0))
+    known = Finalist(trial, trial.plan, Measurement(size_bytes=1.0), tmp_path / "t0007")
+    assert finish.threaded_twins([known], 0, 2) == finish.threaded_twins([known], 5, 1) == []
+    (twin,) = finish.threaded_twins([known], 5, 2)
+    assert twin.plan.hardware.serving_threads == 2
+    assert twin.plan.id != trial.plan.id
+    assert (threads_of(twin.artifact), threads_of(known.artifact)) == (2, 1)
+    served = automl.runtime.load(twin.artifact)
+    assert served.threads == min(2, os.cpu_count() or 1)
+    assert automl.runtime.load(twin.artifact, threads=1).threads == 1
+    assert served.predict({"a": [1.0, 2.0, 3.0]}).tolist() == [-1.0, -2.0, -3.0]
+    (found,) = race([twin.artifact], [{"a": 1.0}], 5.0)
+    assert isinstance(found, Serving)
+    assert found.rows_per_second is not None
+
+
+def test_with_the_objective_throughput_the_front_says_on_how_many_threads_a_batch_is_served(table: Any) -> None:
+    front = automl.fit(
+        *table, families=["linear", "forest"], objectives=["error", "throughput"], budget=Budget(trials=4)
+    ).front_
+    for model in front:
+        threads = model.plan["hardware"]["serving_threads"]
+        assert threads == automl.runtime.load(model.path).threads
+        assert ("batches on" in front_line(front, model.id)) == (threads > 1)
+
+
+def front_line(front: Any, name: str) -> str:
+    return next(cells[1] for cells in front.table() if cells[0] == name)
