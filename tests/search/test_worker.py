@@ -475,7 +475,7 @@ worker.run_isolated(work, wall_seconds=60, server="serve")
     assert len(server) == 1
     process.kill()
     process.wait()
-    end = time.monotonic() + 2.0
+    end = time.monotonic() + 5.0
     while any(psutil.pid_exists(pid) for pid in (*server, *trials)) and time.monotonic() < end:
         time.sleep(0.02)
     left = [pid for pid in (*server, *trials) if psutil.pid_exists(pid)]
