@@ -28,6 +28,7 @@ from .peak import MemoryPeak, trim_heap
 
 RUNTIME = "automl.estimators.runtime"
 BLOCK_CALLS = 200  # calls in a block, fewer for slow models
+AGREED = 0.02  # two blocks whose medians are so near ran undisturbed
 # An onnxruntime graph of one Identity node, opset 13: what a session costs before any model.
 IDENTITY = (
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
@@ -50,17 +51,23 @@ class Quick:
 def quick_measure(
     artifact: Path, rows: Sequence[Mapping[str, Any]], seconds: float = 0.05, *, runtime: str = RUNTIME
 ) -> Quick:
-    """Load the artifact here and predict single rows for at most `seconds` (one call at the least)."""
+    """Load the artifact here and predict single rows until two blocks agree, for at most `seconds` (one call at the least)."""
     model = Loaded(artifact, rows, runtime)
     end, offset = time.perf_counter() + seconds, 0
     medians: list[float] = []
     calls = max(1, min(BLOCK_CALLS, int(seconds / 8 / max(1e-6, model.first_seconds))))
-    while not medians or time.perf_counter() < end:
+    while not medians or (time.perf_counter() < end and not _agree(medians)):
         block = model.block(offset, calls, until=end)
         medians.append(statistics.median(block["ns"]) / 1e9)
         offset += calls
     model.close()
     return Quick(min(medians), model.load_seconds, float(model.memory_bytes))
+
+
+def _agree(medians: Sequence[float]) -> bool:
+    """Whether the two smallest differ by AGREED at the most: neither was disturbed."""
+    smallest = sorted(medians)[:2]
+    return len(smallest) == 2 and smallest[1] <= (1 + AGREED) * smallest[0]
 
 
 def quick_latency(
