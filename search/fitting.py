@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from automl.estimators.errors import ArtifactError, DataError
 from automl.estimators.family import Family
+from automl.estimators.hardware import threadpool_limits
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.space import Value
 from automl.estimators.table import Table
 
-from .folds import STOPPED, Rivals
+from .folds import LOOKS, STOPPED, Rivals
 from .interrupt import Cancel
 from .measure import quick_measure
 from .metric import Metric
@@ -149,8 +151,6 @@ def fit_job(job: Job) -> Result:
 @contextmanager
 def opened(job: Job) -> Iterator[tuple[Table, Split]]:
     """The table and the split of a job, on as many threads as its plan says, what its family needs imported."""
-    from threadpoolctl import threadpool_limits
-
     if job.family.needs is not None:
         import_module(job.family.needs)  # no fit is charged for it
     with threadpool_limits(job.plan.hardware.threads):
@@ -175,12 +175,12 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
         narrowed.predict(pipeline, table, scored[places], places, prediction)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
-        if job.rivals is not None and places.stop < len(scored):
+        if job.rivals is not None and len(refits) in LOOKS and places.stop < len(scored):
             look = look or _Look(job, pipeline, table, train)
             costs = replace(look.measured, **meter.per_fit(len(refits)))
             part = y[: places.stop], None if weights is None else weights[: places.stop]
-            made = look.variants(costs, prefixes, task, *part)
-            if job.rivals.beat(task, job.metric, *part, [(costs, prediction), *(one[1:] for one in made)]):
+            others = (one[1:] for one in look.variants(costs, prefixes, task, *part))
+            if job.rivals.beat(task, job.metric, *part, chain([(costs, prediction)], others)):
                 return Result(costs, stopped=STOPPED)
     look = look or _Look(job, pipeline, table, train)
     cut = len(split.validation) if not split.cross_validated else len(scored)
@@ -224,15 +224,13 @@ class _Look:
         y: NDArray[Any],
         weights: NDArray[Any] | None,
         cut: int | None = None,
-    ) -> list[tuple[Plan, Measurement, NDArray[Any]]]:
+    ) -> Iterator[tuple[Plan, Measurement, NDArray[Any]]]:
         """The prefixes worth a look: their plans, what they are expected to cost, what they predict for the rows scored, of
         which those of `y` count.
         """
-        found = []
         for share, factor, predicted in prefixes.candidates(task, self.job.metric, y, weights, cut or len(y)):
             costs = expected(whole, share, self.pipeline, self.rows, self._manifest)
-            found.append((replace(self.job.plan, prefix=share, rescale=factor), costs, predicted))
-        return found
+            yield replace(self.job.plan, prefix=share, rescale=factor), costs, predicted
 
 
 def kept(task: str, prediction: NDArray[Any]) -> NDArray[np.float32]:

@@ -27,9 +27,13 @@ from .trial import Measurement, Trial
 if TYPE_CHECKING:
     from .record import Record
 
+LOOKS = (1, 3)
+"""The numbers of folds after which it is looked at."""
 CERTAIN = 2.0
-"""So many standard errors of the paired difference a model is worse than the other: looked at after each fold but the last."""
-MOST_RIVALS = 12
+"""So many standard errors of the paired difference a model is worse than the other."""
+MOST_RIVALS = 6
+LEAST_SECONDS = 0.3
+"""A trial that is predicted to take less is not looked at: that costs some 15 ms, and there is little to be saved."""
 STOPPED = "models of its family are better at no higher cost, by the folds so far"
 
 
@@ -92,13 +96,16 @@ def _worse(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
 
 
 def rivals(record: Record, trial: Trial) -> Rivals | None:
-    """What a trial about to start is held against; None where it makes one fit, its costs are not those measured, limits say
-    which models count, or it is one that others are held against.
+    """What a trial about to start is held against; None where it makes one fit or is over soon, its costs are not those
+    measured, limits say which models count, or it is one that others are held against.
     """
     setting = record.setting
     if len(setting.split.folds) < 2 or math.isinf(setting.limits.seconds) or setting.target_rows is not None:
         return None
     if setting.bounds or trial.plan.id in record.favoured or trial.rung < 0:
+        return None
+    family, fits = setting.families[trial.plan.family], len(setting.split.folds)
+    if record.cost.predict(family, trial.plan, trial.rows, fits)[0] < LEAST_SECONDS:
         return None
     done = [t for t in record.best_rung() if t.plan.family == trial.plan.family and t.plan.hardware.dtype == "float32"]
     if not done:

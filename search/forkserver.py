@@ -76,6 +76,8 @@ def main(name: str, descriptor: int, caller: int) -> None:
         sys.path[:] = json.loads(control.recv(size, socket.MSG_WAITALL))
         with _leaving_with(caller):
             preload(SERVERS[name])
+            if "threadpoolctl" in sys.modules:
+                importlib.import_module(f"{PREFIX}.estimators.hardware").know_threadpools()
         gc.collect()
         gc.freeze()  # a collection in a trial then writes to no inherited page
         control.sendall(READY)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..encoder import View
 from ..family import Facts, Family, Params
-from ..hardware import Hardware
+from ..hardware import Hardware, threadpool_limits
 from ..narrow import LEAST, rounded
 from ..space import Choice, Float, Int, Space, Value
 
@@ -264,7 +264,6 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 def bounded(threads: int) -> Iterator[None]:
     """At most `threads` BLAS and OpenMP threads; stopping at `max_iter` is a choice of the plan, not worth a warning."""
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

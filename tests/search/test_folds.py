@@ -15,6 +15,7 @@ from sklearn.datasets import load_breast_cancer
 import automl
 from automl.estimators.families import by_name
 from automl.estimators.table import from_frame
+from automl.search import folds
 from automl.search.fitting import Job, Result, fit_job, predictions_file
 from automl.search.folds import STOPPED, Rival, Rivals
 from automl.search.metric import Metric
@@ -98,7 +99,10 @@ def test_a_rival_whose_predictions_are_gone_beats_nobody(trial: Any) -> None:
     assert not trial("bad", held, **BAD)[0].stopped
 
 
-def test_a_search_of_a_small_table_stops_trials_and_none_that_others_are_held_against(tmp_path: Path) -> None:
+def test_a_search_of_a_small_table_stops_trials_and_none_that_others_are_held_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "LEAST_SECONDS", 0.0)
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     model = automl.AutoMLClassifier(budget=12, families=["lightgbm", "linear"], run_dir=tmp_path, random_state=0).fit(
         X, y
