@@ -1146,9 +1146,9 @@ class Source:
         if doubled:
             raise DataError(f"column {shown(doubled[0])} stands {names.count(known[doubled[0]])} times in the frame")
         self.names = known
-        if 0 < rows <= FEW_ROWS and len(names) <= 256 and hasattr(self.frame, "iloc") and not self.encoder._blocks:
-            cells = self.frame.to_numpy(dtype=object)
-            pick = _picker([names.index(known[entry.name]) for entry in self.encoder.entries])
+        if 0 < rows <= FEW_ROWS and hasattr(self.frame, "iloc") and not self.encoder._blocks:
+            cells, places = self.frame.to_numpy(dtype=object), {name: place for place, name in enumerate(names)}
+            pick = _picker([places[known[entry.name]] for entry in self.encoder.entries])
             fill = self.encoder.fill_cells
             self.row = lambda i, buffer: fill(pick(cells[i]), buffer)
 
@@ -1606,11 +1606,11 @@ class Model:
         """
         columns, known = frame.columns, self._frame
         if known is None or not (columns.is_(known[0]) or columns.equals(known[0])):
-            if self.encoder._blocks or len(columns) > 256 or not all(isinstance(name, str) for name in columns):
+            if self.encoder._blocks or not all(isinstance(name, str) for name in columns):
                 return None
             Source(frame, self.encoder)  # raises what there is to say of the names
-            names = columns.tolist()
-            known = self._frame = (columns, _picker([names.index(entry.name) for entry in self.encoder.entries]))
+            places = {name: place for place, name in enumerate(columns)}
+            known = self._frame = (columns, _picker([places[entry.name] for entry in self.encoder.entries]))
         try:
             rows = _pandas_rows(frame, len(columns))
         except (AttributeError, TypeError):

@@ -176,6 +176,11 @@ def test_every_container_predicts_alike(path: Path, monkeypatch: pytest.MonkeyPa
     assert model.predict([tuple(row) for row in frame.itertuples(index=False)]).tolist() == expected
     assert model.predict(frame.set_index(frame["job"])).tolist() == expected
     assert model.predict(frame[:1]).tolist() == expected[:1]
+    wide = pd.concat(
+        [frame.assign(label="no input"), pd.DataFrame(np.ones((90, 900)), columns=[f"w{i}" for i in range(900)])],
+        axis=1,
+    )
+    assert [model.predict(wide[i : i + 1]).tolist()[0] for i in range(90)] == expected
     assert model.predict(frame[:0]).shape == (0,)
     assert model.predict([]).shape == (0,)
     assert runtime.load(path, threads=2).predict(frame).tolist() == expected
