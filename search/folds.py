@@ -97,12 +97,12 @@ def _worse(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
 
 def rivals(record: Record, trial: Trial) -> Rivals | None:
     """What a trial about to start is held against; None where it makes one fit or is over soon, its costs are not those
-    measured, limits say which models count, or it is one that others are held against.
+    measured, limits say which models count, it is one that others are held against, or the metric says nothing of single rows.
     """
     setting = record.setting
     if len(setting.split.folds) < 2 or math.isinf(setting.limits.seconds) or setting.target_rows is not None:
         return None
-    if setting.bounds or trial.plan.id in record.favoured or trial.rung < 0:
+    if setting.bounds or trial.plan.id in record.favoured or trial.rung < 0 or setting.metric.rows is None:
         return None
     family, fits = setting.families[trial.plan.family], len(setting.split.folds)
     if record.cost.predict(family, trial.plan, trial.rows, fits)[0] < LEAST_SECONDS:
