@@ -337,9 +337,10 @@ class LightGBM(Family):
         if _few(facts):
             some = (RANDOM_SPLITS, *some[1:])
         some = some[:1] if facts.classes > 2 else some
+        if facts.days:  # what else happened on a row's day may tell more than anything else of the row
+            some = (*some, LARGE_TREES if facts.rows >= MANY_ROWS else some[-1])
         points = [_slower(point, self.adapted(point, each)) for point in some]
-        # what else happened on a row's day may tell more than anything else of the row
-        return [*points, {**points[-1], "view": len(self.views(facts)) - 1}] if facts.days else points
+        return [*points[:-1], {**points[-1], "view": len(self.views(facts)) - 1}] if facts.days else points
 
     def larger(self, point: Params) -> Sequence[dict[str, Value]]:
         """Trees of four times the leaves first: where data are many and not noisy that is worth more than rounds, and cheaper."""
@@ -440,6 +441,18 @@ STRONG: tuple[dict[str, Value], ...] = (
 cautious steps on some of the columns each, where there are no classes to make a tree for (with 7 and 26 it was the worse and took
 as long). Chosen on validation rows of public tables. Where the noise is large half of the rounds are enough, which is seen for
 nothing (`prefixes`).
+"""
+MANY_ROWS = 50_000
+LARGE_TREES: dict[str, Value] = {
+    "n_estimators": 300,
+    "learning_rate": 0.1,
+    "num_leaves": 512,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.75,
+    "lambda_l2": STRONG_L2,
+}
+"""Where days are categories, and so many rows that a tree may tell many of them apart: on the one such table at hand (91,000 rows,
+3,400 days) it had 1 - AUC .0825 on validation rows in 13 s, the point above .0842 in 25; of 12,000 rows that one was better.
 """
 STRONG_REGRESSION = (STRONG[0], {**STRONG[1], "n_estimators": 1500, "min_data_in_leaf": 5})
 ROWS_A_COLUMN = 100
