@@ -78,7 +78,7 @@ class Agenda:
         """The next plan, none of those `running`, with `room` seconds left; None if there is no more."""
         ids = {t.plan.id for t in running}
         if self.queue:
-            return self._new(ids)
+            return self._new(ids, room)
         waiting = [] if self.record.base_rung == len(self.record.rungs) - 1 else self._promotable(ids, room)
         first = next((t for t in waiting if t.plan.id in self.record.favoured), None)
         if first is not None:
@@ -88,14 +88,14 @@ class Agenda:
             if larger is not None:
                 return larger
         if not waiting:
-            return self._take(ids)
+            return self._take(ids, room)
         tried = len(self.record.asked()) + len(running)
         if np.random.default_rng([self.record.setting.seed, tried]).random() < FLOOR:
-            return self._take(ids)
-        self._next = self._next or self._new(ids)
+            return self._take(ids, room)
+        self._next = self._next or self._new(ids, room)
         trial, worth = self._best(waiting)
         if trial is None or worth < self._worth_of_new():
-            return self._take(ids)
+            return self._take(ids, room)
         return self._promote(trial)
 
     def _larger(self, running: Collection[str], room: float) -> Proposal | None:
@@ -145,8 +145,8 @@ class Agenda:
         self.promoted.add((trial.plan.id, trial.rung))
         return trial.plan, trial.rung + 1, dict(trial.point)
 
-    def _take(self, running: Collection[str]) -> Proposal | None:
-        found, self._next = self._next or self._new(running), None
+    def _take(self, running: Collection[str], room: float) -> Proposal | None:
+        found, self._next = self._next or self._new(running, room), None
         return found
 
     # -- the index ------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Agenda:
         family = setting.families[str(point["family"])]
         return from_point(point, family, setting.facts, setting.trial_threads, setting.device)
 
-    def _first(self, running: Collection[str]) -> dict[str, Value] | None:
+    def _first(self, running: Collection[str], room: float) -> dict[str, Value] | None:
         """The next of the first plans. Strong ones wait for the references that run: their time tells how large they may be."""
         record = self.record
         for i, point in enumerate(self.queue):
@@ -268,15 +268,15 @@ class Agenda:
                     continue
                 strong = [p for p in self.queue if p["family"] == family.name and self._plan(p).id in record.strong]
                 others = [p for p in self.queue[i:] if p not in strong]
-                self.queue = [*self.queue[:i], *record.size(family), *others]
+                self.queue = [*self.queue[:i], *record.size(family, room), *others]
             return self.queue.pop(i)
         return None
 
-    def _new(self, running: Collection[str]) -> Proposal | None:
+    def _new(self, running: Collection[str], room: float) -> Proposal | None:
         """The next of the first plans, else of the strategy's; one that is known already is recorded as skipped."""
         record = self.record
         for _ in range(PATIENCE):
-            point = self._first(running)
+            point = self._first(running, room)
             if point is None:
                 asked = [] if record.strategy.exhausted else record.strategy.ask(1)
                 if not asked:

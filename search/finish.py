@@ -55,6 +55,8 @@ BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
 LOADS = 3.0
 """The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
+SCORED_BESIDE = 1.5
+"""The ensembles, which are scored as well, take half of what all finalists do."""
 RACE_EACH = 0.12
 """Seconds of measuring that an artifact needs: a model is offered on a second engine only where there are as many for all."""
 
@@ -69,6 +71,7 @@ class Finish:
         self.growth = Growing(study)
         self.bagging = Bagging(study)
         self._cached: tuple[int, float] = (-1, 0.0)
+        self._scoring = extra_seconds
         self._due = 0.0
 
     @property
@@ -87,7 +90,7 @@ class Finish:
 
     def _after_fits(self) -> float:
         """Seconds that are needed after the last of the fits: most of the measuring, and the writing."""
-        return 0.6 * self.race_seconds() + self.extra_seconds + 0.3
+        return 0.6 * self.race_seconds() + self._scoring + 0.3
 
     def reserve(self) -> float:
         """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget.
@@ -99,13 +102,14 @@ class Finish:
         start = self.study.elapsed()
         if self._cached[0] != len(self.study.trials) and start >= self._due:
             finalists = self.finalists()
+            self._scoring = max(self.extra_seconds, SCORED_BESIDE * self._scoring_seconds(finalists))
             fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
             fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
             fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
             self._cached = (len(self.study.trials), fits)
             self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
-        return self._cached[1] + self.race_seconds() + writing + self.extra_seconds
+        return self._cached[1] + self.race_seconds() + writing + self._scoring
 
     # -- which ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Finish:
         models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
-        after = max(self.extra_seconds, self._scoring_seconds(models))
+        after = max(self.extra_seconds, self._scoring_seconds([m.trial for m in models]))
         left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - after)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
         if not study.interrupted and (math.isinf(self.budget) or native.ready()):
@@ -182,12 +186,12 @@ class Finish:
             for m in self._front(measured)
         ]
 
-    def _scoring_seconds(self, models: Sequence[Finalist]) -> float:
-        """What scoring the finished models on the rows of a test file will take, by the search's look at them: each is loaded once."""
+    def _scoring_seconds(self, trials: Sequence[Trial]) -> float:
+        """What scoring models on the rows of a test file will take, by the search's look at them: each is loaded once."""
         if not self.extra_rows:
             return 0.0
         rows = BATCH_SHARE * self.extra_rows
-        looks = [m.trial.measurement for m in models]
+        looks = [t.measurement for t in trials]
         return sum((look.load_seconds or 0.0) + rows * (look.latency_p50_seconds or 0.0) for look in looks)
 
     # -- ensembles --------------------------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ class Finish:
         study, setting = self.study, self.study.setting
         members = [m.trial for m, _ in parts]
         loading = sum(t.measurement.load_seconds or 0.0 for t in members)
-        room = study.left() - max(0.6 * self.race_seconds(), LOADS * loading) - self.extra_seconds - 0.3
+        room = study.left() - max(0.6 * self.race_seconds(), LOADS * loading) - self._scoring - 0.3
         if study.interrupted or room < max(BLEND_SECONDS, 0.5 * self._blending(members)):
             log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
             return None

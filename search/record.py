@@ -36,6 +36,8 @@ log = logging.getLogger("automl")
 
 RUNG_SHARE = 0.06
 """New plans start at the largest rung where a typical first fit takes at most this share of the budget."""
+ROOMS = 2.5
+"""A budget has about so many times the room that is left once the first models are fitted; strong points are of one no larger."""
 LEAST_SECONDS = 0.3
 """... or this many seconds, where that is more."""
 
@@ -84,12 +86,16 @@ class Record:
         """The ids of the plans that go on to all rows whatever they cost for their gain."""
         return self.references | self.strong
 
-    def size(self, family: Family) -> list[dict[str, Value]]:
-        """The family's strong points, as large as the budget affords by what its fits took in this run; a resumed one keeps them."""
+    def size(self, family: Family, room: float = math.inf) -> list[dict[str, Value]]:
+        """The family's strong points, as large as the budget affords by what its fits took in this run; a resumed one keeps them.
+
+        Where little `room` is left for searching, in seconds, they are those of a budget of so many times that.
+        """
         if family.name not in self.sized:
             s = self.setting
             speed = s.split.fits() * threads_share(family, s.trial_threads) * math.exp(self.cost.ratio(family))
-            self.sized[family.name] = list(family.strong(s.facts, speed))
+            facts = replace(s.facts, budget_seconds=min(s.facts.budget_seconds, ROOMS * max(0.0, room)))
+            self.sized[family.name] = list(family.strong(facts, speed))
             self.store.set_meta("strong", self.sized)
             self.strong |= self._ids((family, point) for point in self.sized[family.name])
         return [complete(self.strategy.branches, {"family": family.name, **p}) for p in self.sized[family.name]]

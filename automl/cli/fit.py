@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..front import Front
 
 DEFAULT_SECONDS = 300.0
-SCORED_MODELS, CELL_SECONDS = 12, 3e-7
+SCORED_MODELS, CELL_SECONDS = 12, 1e-7
 """Scoring the test file takes about this many seconds a cell and model (benchmarks/tables.py, on two cores)."""
 TASKS = ("binary", "multiclass", "regression")
 STRATEGIES = ("auto", "random", "grid", "bayesian", "nsga2")
@@ -222,7 +222,9 @@ def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
 
 
 def test_cost(path: Path, budget: float | None) -> tuple[float, float]:
-    """(seconds kept back to score a dozen models on the test file, by its cells, at most a fifth of the budget; its rows)."""
+    """(seconds kept back to read the test file and score a dozen small models on it, by its cells, at most a fifth of the budget; its
+    rows, by which the search reckons what larger models take).
+    """
     rows, columns = shape_of(path)
     seconds = 0.4 + SCORED_MODELS * CELL_SECONDS * rows * columns
     return min(seconds, math.inf if budget is None else 0.2 * budget), rows
