@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from automl.estimators import hardware
 from automl.estimators.boosting import patience
 from automl.estimators.errors import ArtifactError
 from automl.estimators.families import lightgbm
@@ -181,3 +182,28 @@ def test_pruning_has_no_unit() -> None:
     X, y = table(1000, 5)
     leaves = [fit(Tree(), "regression", X, y * unit, ccp_alpha=3e-3).model.get_n_leaves() for unit in (1.0, 1e4)]
     assert leaves[0] == leaves[1] < 200
+
+
+def test_the_strong_points_are_those_for_the_shape_of_the_table() -> None:
+    family = LightGBM()
+    many, few = Facts("binary", 100_000, 20), Facts("binary", 2_000, 80)
+    assert [p["extra_trees"] for p in family.strong(many)] == [False, False]
+    first, second = family.strong(few)
+    assert (first["extra_trees"], first["feature_fraction"], second["extra_trees"]) == (True, 0.3, False)
+    assert len(family.strong(Facts("multiclass", 2_000, 80, 10))) == 1
+    assert family.space(few)["feature_fraction"].low < family.space(many)["feature_fraction"].low  # type: ignore[union-attr]
+    for rows, leaves in ((12_000, 64), (90_000, 512)):  # days tell rows apart where there are many
+        dated = family.strong(Facts("binary", rows, 20, days=1))
+        assert [p.get("view") for p in dated] == [None, None, 1]
+        assert dated[-1]["num_leaves"] == leaves
+
+
+def test_thread_pools_that_are_known_are_limited_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import ThreadpoolController, threadpool_info
+
+    monkeypatch.setattr(hardware, "_pools", None)
+    hardware.know_threadpools()
+    monkeypatch.setattr(ThreadpoolController, "_load_libraries", lambda self: pytest.fail("it looked for them again"))
+    with hardware.threadpool_limits(1):
+        monkeypatch.undo()
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}

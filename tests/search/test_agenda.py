@@ -282,6 +282,12 @@ def test_strong_points_wait_for_the_reference_and_are_as_large_as_it_says(record
         sizes[wall] = [dict(s[0].params)["n_estimators"] for s in strong if s is not None]
     assert sizes[0.3] == [300, 1500]
     assert sizes[0.3][0] > sizes[12.0][0] > sizes[60.0][0]
+    late = record(base=2, names=names, strategy="auto")
+    agenda, _ = strong_and_first(late)
+    boosted(late, dict(agenda.next([], 40.0)[2]), 1.0, wall=12.0)  # type: ignore[index]
+    hurried = agenda.next([], 6.0)  # little time is left for the same models
+    assert hurried is not None
+    assert dict(hurried[0].params)["n_estimators"] < sizes[12.0][0]
     resumed = Agenda(made, [dict(strong[0][2])] if strong[0] is not None else [])
     resumed.restored()
     assert [p["n_estimators"] for p in resumed.queue] == sizes[60.0]
