@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .narrow import narrowed
-from .protobuf import BYTES, fields, run_of_floats, run_of_integers, varints
+from .protobuf import BYTES, fields, run_of_floats, run_of_integers
 
 OPSETS = {"": 18, "ai.onnx.ml": 5, "com.microsoft": 1}
 OLDER = {"TreeEnsembleRegressor": 3}
@@ -147,16 +147,33 @@ def _packed(data: bytes, first: int, last: int, path: tuple[int, ...]) -> bytes:
         if not path and data[at] in (INTS, FLOATS):
             read = run_of_integers if data[at] == INTS else run_of_floats
             values, at = read(data, at, last, data[at])
-            body = varints(values) if data[begin] == INTS else values.astype("<f4").tobytes()
+            body = _varints(values) if data[begin] == INTS else values.astype("<f4").tobytes()
             key = bytes([data[begin] & ~7 | BYTES])
         else:
             number, _, start, at = next(fields(data, begin, last))
             if path and number == path[0]:
                 key, body = data[begin : begin + 1], _packed(data, start, at, path[1:])
         if body:
-            body = b"".join([key, varints(np.array([len(body)])), body])
+            body = b"".join([key, _varints(np.array([len(body)])), body])
         parts.append(body if body and len(body) < at - begin else data[begin:at])
     return b"".join(parts)
+
+
+def _varints(values: NDArray[Any]) -> bytes:
+    """Whole numbers as they stand one after another on the wire; what `protobuf._varints` reads."""
+    left = values.astype(np.int64).view(np.uint64)
+    lengths = np.ones(len(left), np.int64)
+    for byte in range(1, 10):
+        lengths += left >= np.uint64(1 << 7 * byte)
+    ends = np.cumsum(lengths)
+    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for byte in range(int(lengths.max(initial=0))):
+        longer = np.flatnonzero(lengths > byte)
+        more = np.where(lengths[longer] > byte + 1, 128, 0)
+        out[(ends - lengths)[longer] + byte] = (left[longer] >> np.uint64(7 * byte) & np.uint64(127)).astype(
+            np.uint8
+        ) | more
+    return out.tobytes()
 
 
 def tensor(array: Any, name: str = "") -> Any:

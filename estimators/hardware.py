@@ -30,7 +30,7 @@ _pools: Any = None
 
 
 def know_threadpools() -> None:
-    """Remembers the thread pools of the libraries that are loaded: finding them takes 18 ms, a third of a small trial.
+    """Remembers the thread pools of the libraries that are loaded: finding them takes as long as some fits.
 
     For a process that has all imported by now, and those forked from it.
     """

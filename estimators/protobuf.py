@@ -102,23 +102,6 @@ def _varints(data: bytes, first: int, last: int) -> NDArray[np.int64]:
     return out.view(np.int64)
 
 
-def varints(values: NDArray[Any]) -> bytes:
-    """Whole numbers as they stand one after another on the wire; what `_varints` reads."""
-    left = values.astype(np.int64).view(np.uint64)
-    lengths = np.ones(len(left), np.int64)
-    for byte in range(1, 10):
-        lengths += left >= np.uint64(1 << 7 * byte)
-    ends = np.cumsum(lengths)
-    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-    for byte in range(int(lengths.max(initial=0))):
-        longer = np.flatnonzero(lengths > byte)
-        more = np.where(lengths[longer] > byte + 1, 128, 0)
-        out[(ends - lengths)[longer] + byte] = (left[longer] >> np.uint64(7 * byte) & np.uint64(127)).astype(
-            np.uint8
-        ) | more
-    return out.tobytes()
-
-
 PIECE = 1 << 16
 """Bytes that are decoded at a time: the numbers' positions take many times their own memory."""
 

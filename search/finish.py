@@ -407,26 +407,29 @@ def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
     except native.NoLibraryError as error:
         log.info("no model is on the compiled engine: %s", error)
         return []
-    twins = []
-    for model in sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[:most]:
-        folder = model.artifact.with_name(f"{model.artifact.name}-compiled")
-        size = with_engine(model.artifact, folder, "compiled")
-        plan = replace(model.plan, hardware=replace(model.plan.hardware, engine="compiled"))
-        measured = replace(model.measurement, size_bytes=float(size))
-        twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
-    return twins
+    return [_as_served(model, "compiled", engine="compiled") for model in _most_accurate(models, most)]
 
 
 def threaded_twins(models: Sequence[Finalist], most: int, threads: int) -> list[Finalist]:
     """The same models with more threads for the rows of a batch, the most accurate first, as far as there is time for `most`."""
-    twins = []
-    for model in sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[: max(0, most if threads > 1 else 0)]:
-        folder = model.artifact.with_name(f"{model.artifact.name}-{threads}")
-        size = with_engine(model.artifact, folder, model.plan.hardware.engine, threads)
-        plan = replace(model.plan, hardware=replace(model.plan.hardware, serving_threads=threads))
-        measured = replace(model.measurement, size_bytes=float(size))
-        twins.append(replace(model, plan=plan, artifact=folder, measurement=measured))
-    return twins
+    if most <= 0 or threads == 1:
+        return []
+    return [_as_served(model, str(threads), serving_threads=threads) for model in _most_accurate(models, most)]
+
+
+def _most_accurate(models: Sequence[Finalist], most: int) -> list[Finalist]:
+    return sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[:most]
+
+
+def _as_served(model: Finalist, suffix: str, **changed: Any) -> Finalist:
+    """The model with its hardware `changed`: the same graph, in a folder whose name ends with the suffix."""
+    hardware, folder = (
+        replace(model.plan.hardware, **changed),
+        model.artifact.with_name(f"{model.artifact.name}-{suffix}"),
+    )
+    size = with_engine(model.artifact, folder, hardware.engine, hardware.serving_threads)
+    measured = replace(model.measurement, size_bytes=float(size))
+    return replace(model, plan=replace(model.plan, hardware=hardware), artifact=folder, measurement=measured)
 
 
 def exact_front(values: NDArray[np.float64]) -> list[int]:

@@ -33,7 +33,7 @@ CERTAIN = 2.0
 """So many standard errors of the paired difference a model is worse than the other."""
 MOST_RIVALS = 6
 LEAST_SECONDS = 0.3
-"""A trial that is predicted to take less is not looked at: that costs some 15 ms, and there is little to be saved."""
+"""A trial that is predicted to take less is not looked at: looking costs as well, and there is little to be saved."""
 STOPPED = "models of its family are better at no higher cost, by the folds so far"
 
 
@@ -111,7 +111,7 @@ def rivals(record: Record, trial: Trial) -> Rivals | None:
     if not done:
         return None
     values = np.array([record.values(t) for t in done])
-    front = sorted(np.flatnonzero(nondominated(values)), key=lambda i: values[i][0])[:MOST_RIVALS]
+    front = sorted(np.flatnonzero(nondominated(values)), key=lambda i: done[i].measurement.error or 0.0)[:MOST_RIVALS]
     objectives = tuple(o for o in setting.objectives if o.name != "error")
     places = [k for k, o in enumerate(setting.objectives) if o.name != "error"]
     models = (Rival(done[i].plan.id, record.predictions(done[i]), tuple(values[i][places])) for i in front)

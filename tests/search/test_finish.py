@@ -214,14 +214,20 @@ def test_test_scores_are_kept_in_the_run_folder(table: Any, tmp_path: Path) -> N
     assert [m.test_score for m in again] == [m.test_score for m in model.front_]
 
 
-@pytest.mark.skipif(native.missing() is not None, reason=f"no compiled engine here: {native.missing()}")
-def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: Path) -> None:
+def negation(folder: Path) -> Finalist:
+    """A model that gives its one column with the other sign."""
     tables = {"schema": [["a", "numeric"]], "encode": [{"as": "number", "column": 0}]}
     graph = Graph(1)
     model = graph.model(graph.node("Neg", graph.x)).SerializeToString()
-    artifact.save(tmp_path / "t0007", tables=tables, model=model, task="regression")
+    artifact.save(folder / "t0007", tables=tables, model=model, task="regression")
     trial = Trial(7, Plan("linear"), 10, 0, "completed", measurement=Measurement(error=1.0))
-    known = Finalist(trial, trial.plan, Measurement(size_bytes=1.0), tmp_path / "t0007")
+    return Finalist(trial, trial.plan, Measurement(size_bytes=1.0), folder / "t0007")
+
+
+@pytest.mark.skipif(native.missing() is not None, reason=f"no compiled engine here: {native.missing()}")
+def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: Path) -> None:
+    known = negation(tmp_path)
+    trial = known.trial
     assert finish.compiled_twins([known], 0) == []
     (twin,) = finish.compiled_twins([known, known], 1)
     assert (twin.plan.hardware.engine, twin.trial) == ("compiled", trial)
@@ -235,12 +241,8 @@ def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: P
 
 
 def test_a_model_is_offered_with_threads_for_its_batches_as_the_same_graph(tmp_path: Path) -> None:
-    tables = {"schema": [["a", "numeric"]], "encode": [{"as": "number", "column": 0}]}
-    graph = Graph(1)
-    model = graph.model(graph.node("Neg", graph.x)).SerializeToString()
-    artifact.save(tmp_path / "t0007", tables=tables, model=model, task="regression")
-    trial = Trial(7, Plan("linear"), 10, 0, "completed", measurement=Measurement(error=1.0))
-    known = Finalist(trial, trial.plan, Measurement(size_bytes=1.0), tmp_path / "t0007")
+    known = negation(tmp_path)
+    trial = known.trial
     assert finish.threaded_twins([known], 0, 2) == finish.threaded_twins([known], 5, 1) == []
     (twin,) = finish.threaded_twins([known], 5, 2)
     assert twin.plan.hardware.serving_threads == 2
