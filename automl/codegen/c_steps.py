@@ -44,9 +44,10 @@ def predict(source: Source, graph: RowGraph) -> str:
     """The lines of `scores(row, y)`."""
     if any(step.op == "trees" and (step.data["trees"].mode != LEQ).any() for step in graph.steps):
         source.blocks.add("sets")
-    writer = _Steps(source)
+    writer, read = _Steps(source), graph.read_steps
     for number, step in enumerate(graph.steps, 1):
-        writer.write(number, step)
+        if number in read:
+            writer.write(number, step)
     if isinstance(graph.y, Vector):
         lines = [f"float x[{max(1, graph.width)}];", *writer.declared, "encode(row, x);", *writer.lines]
         lines.append(f"memcpy(y, {writer.name(graph.y)}, {graph.y.size} * sizeof *y);")

@@ -62,6 +62,12 @@ class RowGraph:
     steps: list[Step]
     y: Any
 
+    @property
+    def read_steps(self) -> set[int]:
+        """The numbers of the steps that another step or the result reads: of TopK's two it may be one."""
+        values = [self.y, *(value for step in self.steps for value in step.inputs)]
+        return {value.step for value in values if isinstance(value, Vector)}
+
 
 def read(graph: bytes, form: str) -> RowGraph:
     """The steps of an artifact's `model.onnx`. Raises ArtifactError naming the operator that is not known, and `form`."""

@@ -85,16 +85,17 @@ class Neighbours(Family):
         return narrow
 
     def to_onnx(self, model: NeighboursModel, graph: Graph, x: str) -> str:
-        axis = graph.constant(np.array([1], np.int64))
         centred = graph.node("Sub", x, graph.constant(model.mean[None, :]))
         references = graph.constant(model.references)
         scores = graph.node("Gemm", centred, references, graph.constant(model.norms), alpha=-2.0, transB=1)
-        nearest, index = smallest(graph, scores, model.k)
+        index = smallest(graph, scores, model.k)
         targets = graph.node("Gather", graph.constant(model.targets), index, axis=0)  # (n, k, outputs)
         weights = ""
         if model.distance:
-            own = graph.node("ReduceSumSquare", centred, axis, keepdims=1)
-            squared = graph.node("Max", graph.node("Add", nearest, own), graph.constant(np.zeros(1, np.float32)))
+            middle, last = (graph.constant(np.array([axis], np.int64)) for axis in (1, 2))
+            near = graph.node("Gather", references, index, axis=0)  # (n, k, d)
+            apart = graph.node("Sub", graph.node("Unsqueeze", centred, middle), near)
+            squared = graph.node("ReduceSumSquare", apart, last, keepdims=0)
             ratio = graph.node("Mul", squared, graph.constant(np.array([model.sharpness], np.float32)))
             weights = graph.node("Reciprocal", graph.node("Add", ratio, graph.constant(np.ones(1, np.float32))))
         if model.row_weights is not None:
@@ -122,10 +123,10 @@ class Neighbours(Family):
         return graph.node("Add", spread, graph.constant(np.array([[model.level]], np.float32)))
 
 
-def smallest(graph: Graph, scores: str, k: int) -> tuple[str, str]:
-    """The k smallest scores of each row and their positions, equal ones by position (ONNX TopK)."""
-    values, index = graph.nodes("TopK", 2, scores, graph.constant(np.array([k], np.int64)), axis=1, largest=0, sorted=1)
-    return values, index
+def smallest(graph: Graph, scores: str, k: int) -> str:
+    """The positions of the k smallest scores of each row, equal ones by position (ONNX TopK)."""
+    _, index = graph.nodes("TopK", 2, scores, graph.constant(np.array([k], np.int64)), axis=1, largest=0, sorted=1)
+    return index
 
 
 class NeighboursModel:
@@ -177,10 +178,8 @@ class NeighboursModel:
         return np.eye(int(y.max()) + 1, dtype=np.float32)[np.asarray(y, np.int64)]
 
     def _sharpness(self) -> float:
-        """SHARPNESS over the median squared distance of a reference to its k-th neighbour.
-
-        That distance is taken no smaller than a twentieth of the mean squared length: rounding in the matrix product is
-        relative to the length, and must not show in the weights.
+        """SHARPNESS over the median squared distance of a reference to its k-th neighbour, which is taken no smaller than a
+        twentieth of the mean squared length: where most references are equal, weights would tell single ones apart.
         """
         some = np.random.default_rng(self.seed).permutation(len(self.references))[:500]
         scores = self.norms - 2 * (self.references[some] @ self.references.T)
@@ -189,10 +188,9 @@ class NeighboursModel:
         return SHARPNESS / max(usual, 0.05 * float(self.norms.mean(dtype=np.float64)), 1e-12)
 
     def _scores(self, X: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Squared distances less the row's own squared length (n, R), and that length (n, 1)."""
+        """(scores, rows): squared distances less the row's own squared length (n, R), and the rows less `mean` (n, d)."""
         centred = np.asarray(X if isinstance(X, np.ndarray) else X.toarray(), np.float32) - self.mean
-        scores = np.float32(-2) * (centred @ self.references.T) + self.norms
-        return scores, np.einsum("ij,ij->i", centred, centred)[:, None]
+        return np.float32(-2) * (centred @ self.references.T) + self.norms, centred
 
     def _nearest(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """(n, k) positions of the smallest scores; of equal ones the first, as ONNX's TopK has it."""
@@ -205,11 +203,12 @@ class NeighboursModel:
         return index
 
     def _mean(self, X: Any) -> NDArray[np.float32]:
-        scores, own = self._scores(X)
+        scores, centred = self._scores(X)
         index = self._nearest(scores)
         weights = np.ones(index.shape, np.float32)
-        if self.distance:
-            squared = np.maximum(np.take_along_axis(scores, index, axis=1) + own, np.float32(0))
+        if self.distance:  # of differences: a score of a long row has lost the digits of a short distance
+            apart = centred[:, None, :] - self.references[index]
+            squared = np.einsum("nkd,nkd->nk", apart, apart)
             weights = 1 / (squared * np.float32(self.sharpness) + np.float32(1))
         if self.row_weights is not None:
             weights = weights * self.row_weights[index]
@@ -217,7 +216,8 @@ class NeighboursModel:
         return np.asarray(summed / (weights.sum(axis=1, keepdims=True) + np.float32(self.smoothing)), np.float32)
 
     def _blocks(self, rows: int) -> list[slice]:
-        step = max(1, BLOCK_CELLS // len(self.references))
+        count, width = self.references.shape
+        step = max(1, BLOCK_CELLS // max(count, self.k * width))
         return [slice(i, i + step) for i in range(0, rows, step)]
 
     def _all(self, X: Any) -> NDArray[np.float32]:
@@ -242,7 +242,8 @@ class NeighboursModel:
             return result
         largest = float(self.norms.max())
         for block in self._blocks(X.shape[0]):
-            scores, own = self._scores(X[block])
+            scores, centred = self._scores(X[block])
+            own = lengths(centred)[:, None]
             kth = np.partition(scores, self.k - 1, axis=1)[:, self.k - 1 : self.k]
             slack = np.float32(16 * np.finfo(np.float32).eps) * (own + np.float32(largest))
             for i in np.flatnonzero((scores <= kth + slack).sum(axis=1) > self.k):

@@ -225,6 +225,20 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(model.predict(X[500:]), reference, rtol=1e-5)
 
 
+def test_short_distances_between_rows_far_out_are_exact() -> None:
+    """Of squared lengths of 360,000 that are apart by 1, float32 has few digits left."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 4)).astype(np.float32)
+    X[:12] += 300.0
+    y = rng.integers(0, 2, 400).astype(np.int32)
+    model: Any = Neighbours().build({"k": 12, "weights": "distance"}, "binary", HARDWARE, 0)
+    model.fit(X, y)
+    row = X[:1] + np.float32(0.25)  # the twelve are its nearest
+    weights = 1 / (np.square(row.astype(np.float64) - X[:12]).sum(axis=1) * model.sharpness + 1)
+    expected = (weights @ y[:12] + model.smoothing * y.mean()) / (weights.sum() + model.smoothing)
+    assert model.predict_proba(row)[0, 1] == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_references_are_a_seeded_spread_over_the_target(task: str) -> None:
     _, y = table(task, rows=2_000)
