@@ -83,20 +83,15 @@ class Boosted:
         self.iterations = self.booster.best_iteration if held is not None else self.booster.current_iteration()
         return self
 
-    def _predict(self, X: Any, begin: int, end: int, raw: bool = False) -> NDArray[np.float64]:
-        """What LightGBM predicts by the rounds from `begin` to `end`."""
-        threads = self.params["num_threads"]
-        return np.asarray(self.booster.predict(X, begin, end - begin, raw_score=raw, num_threads=threads))
+    def _scores(self, X: Any) -> NDArray[np.float64]:
+        """(n, k) log-odds (k = 1), logarithms of probabilities up to a constant (k classes) or values (k = 1)."""
+        return self.center + self.rescale * next(self.staged(X, [self.iterations]))
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        return self._predict(X, 0, self.iterations) * (self.scale * self.rescale) + self.shift
+        return self._scores(X)[:, 0]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        if self.rescale != 1.0:
-            added = next(self.staged(X, [self.iterations]))
-            return link(self.task, self.start + self.rescale * added)
-        found = self._predict(X, 0, self.iterations)
-        return found if found.ndim == 2 else np.column_stack([1.0 - found, found])
+        return link(self.task, self._scores(X))
 
     @property
     def length(self) -> int:
@@ -108,12 +103,13 @@ class Boosted:
 
     def staged(self, X: Any, counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         leaves = int(self.params["num_leaves"]) * (self.classes if self.task == "multiclass" else 1)
-        total, begin, most = -self.start, 0, max(1, CACHED_LEAVES // leaves)
+        total, begin, most = np.tile(-self.start, (X.shape[0], 1)), 0, max(1, CACHED_LEAVES // leaves)
         for end in counts:
             while begin < end:
-                some = min(end, begin + most)
-                raw = self._predict(X, begin, some, raw=True)
-                total, begin = total + raw.reshape(len(raw), -1), some
+                rounds = min(end, begin + most) - begin
+                raw = self.booster.predict(X, begin, rounds, raw_score=True, num_threads=self.params["num_threads"])
+                total += np.asarray(raw).reshape(total.shape)
+                begin += rounds
             yield total * self.scale
 
     def first(self, count: int, rescale: float) -> Boosted:
