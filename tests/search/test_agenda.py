@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,7 @@ def test_strong_points_wait_for_the_reference_and_are_as_large_as_it_says(record
         (1.10, 2.0, {}, True),
         (1.001, 2.0, {}, False),  # its second half brought nothing
         (None, 2.0, {}, False),
-        (1.10, 30.0, {}, False),  # there is no time for it
+        (1.10, 90.0, {}, False),  # there is no time for it
         (1.10, 2.0, {"early_stopping": True}, False),
         (1.10, 2.0, {"n_estimators": 2000, "num_leaves": 1024}, False),  # the largest there is
     ],
@@ -311,7 +312,7 @@ def test_the_best_boosted_model_is_tried_larger_where_that_may_pay(
     agenda = Agenda(made)
     boosted(made, {"n_estimators": 40, "num_leaves": 5}, 1.5, half=3.0)
     best = boosted(made, {"n_estimators": 200, "num_leaves": 30, **point}, 1.0, half, wall)
-    leafier, longer = ({**dict(best.point), **more} for more in ({"num_leaves": 120}, {"n_estimators": 400}))
+    leafier, longer = wider(best.point), {**dict(best.point), "n_estimators": 400}
     first = agenda.next([], 40.0)
     assert first is not None
     assert (dict(first[2]) == leafier) == grows
@@ -329,18 +330,25 @@ def test_the_best_boosted_model_is_tried_larger_where_that_may_pay(
     boosted(made, longer, 0.9, half=1.0)
     third = agenda.next([], 40.0)
     assert third is not None
-    assert dict(third[2]) == {**longer, "num_leaves": 120}
+    assert dict(third[2]) == wider(longer)
+
+
+def wider(point: Any) -> dict[str, Any]:
+    """Half of the trees with four times the leaves, each with a larger step."""
+    known = dict(point)
+    halved = {"n_estimators": known["n_estimators"] // 2, "num_leaves": 4 * known["num_leaves"]}
+    return {**known, **halved, "learning_rate": known["learning_rate"] * math.sqrt(2)}
 
 
 def test_where_the_best_is_too_dear_to_grow_the_next_one_is_if_that_may_make_it_the_best(record: Any) -> None:
     for half, grows in ((1.3, True), (1.12, False)):  # half of what its last doubling brought: 0.1 and 0.01
         made = record(base=2, names=("baseline", "lightgbm"), strategy="auto")
         agenda = Agenda(made)
-        boosted(made, {"n_estimators": 100, "num_leaves": 31}, 1.0, half=1.2, wall=30.0)
+        boosted(made, {"n_estimators": 100, "num_leaves": 31}, 1.0, half=1.2, wall=90.0)
         other = boosted(made, {"n_estimators": 200, "num_leaves": 30}, 1.05 if grows else 1.1, half=half)
         first = agenda.next([], 40.0)
         assert first is not None
-        assert (dict(first[2]) == {**dict(other.point), "num_leaves": 120}) == grows
+        assert (dict(first[2]) == wider(other.point)) == grows
 
 
 def test_only_the_default_strategy_grows_models(record: Any) -> None:
@@ -348,4 +356,4 @@ def test_only_the_default_strategy_grows_models(record: Any) -> None:
     agenda = Agenda(made)
     best = boosted(made, {"n_estimators": 200, "num_leaves": 30}, 1.0, half=1.1)
     proposals = [agenda.next([], 40.0) for _ in range(5)]
-    assert {**dict(best.point), "num_leaves": 120} not in [dict(p[2]) for p in proposals if p]
+    assert wider(best.point) not in [dict(p[2]) for p in proposals if p]
