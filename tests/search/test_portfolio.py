@@ -65,7 +65,9 @@ def test_every_shipped_point_lies_in_its_family_s_space(task: str) -> None:
 @pytest.mark.parametrize("task", list(CLASSES))
 def test_the_shipped_portfolio_knows_every_family_of_the_core_but_the_baseline(task: str) -> None:
     core = {family.name for family in FAMILIES if not family.optional} - {"baseline"}
-    assert {e.family for e in entries() if task in e.tasks} == core
+    known = {e.family for e in entries() if task in e.tasks}
+    assert core <= known
+    assert known - core <= {"tabm"}  # of the optional ones, what was installed when it was learned
 
 
 def test_the_file_says_where_it_comes_from() -> None:
