@@ -71,7 +71,7 @@ def test_its_entry_says_of_what_it_is_made(ensemble: Model, fitted: Any) -> None
 
 def test_its_fit_takes_what_its_members_fits_take(ensemble: Model, fitted: Any) -> None:
     singles = [m for m in fitted.front_ if m.family != ENSEMBLE and m.as_dict()["plan"] in plans(ensemble)]
-    assert ensemble.training_seconds > sum(m.training_seconds for m in singles)
+    assert ensemble.training_seconds >= 0.999 * sum(m.training_seconds for m in singles)  # others are not on the front
     assert ensemble.training_memory_bytes >= max(m.training_memory_bytes for m in singles)
 
 
