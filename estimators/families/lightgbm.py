@@ -356,7 +356,7 @@ class LightGBM(Family):
         more accurate than twice the rounds and takes a third of the time, and elsewhere the look was cheap.
         """
         longer = super().larger(point)
-        if not longer or int(point["num_leaves"]) > MOST_LEAVES // 2:
+        if not longer or int(point["num_leaves"]) > MOST_LEAVES // 4:
             return longer
         rate = max(float(point["learning_rate"]), min(FASTEST, float(point["learning_rate"]) * math.sqrt(2)))
         wider = {
