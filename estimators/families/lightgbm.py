@@ -361,7 +361,7 @@ class LightGBM(Family):
         rate = max(float(point["learning_rate"]), min(FASTEST, float(point["learning_rate"]) * math.sqrt(2)))
         wider = {
             "n_estimators": int(point["n_estimators"]) // 2,
-            "num_leaves": min(MOST_LEAVES, 4 * int(point["num_leaves"])),
+            "num_leaves": 4 * int(point["num_leaves"]),
         }
         return [{**point, **wider, "learning_rate": rate}, *longer]
 
