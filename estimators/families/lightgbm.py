@@ -68,7 +68,7 @@ class Boosted:
         else:
             self.start = _log_shares(y, self.classes, sample_weight)
         held = inner_slice(y, self.task, params["seed"]) if self.stopping else None
-        # otherwise the model is written as text and read back, a twentieth of a fit of many leaves
+        # otherwise the model is written as text and read back
         train = partial(lightgbm.train, keep_training_booster=True)
 
         def dataset(rows: Any, reference: Any = None) -> Any:
@@ -352,8 +352,9 @@ class LightGBM(Family):
         return [*points[:-1], {**points[-1], "view": len(self.views(facts)) - 1}] if facts.days else points
 
     def larger(self, point: Params) -> Sequence[dict[str, Value]]:
-        """Half as many trees of four times the leaves first, each with a larger step: where data are many and not noisy that is
-        more accurate than twice the rounds and takes a third of the time, and elsewhere the look was cheap.
+        """Half as many trees of four times the leaves first, each with a larger step, then twice the rounds.
+
+        On the one table where it was tried (57,000 rows, 7 classes) 75 trees of 512 leaves beat 298 of 128 in less time.
         """
         longer = super().larger(point)
         if not longer or int(point["num_leaves"]) > MOST_LEAVES // 4:
