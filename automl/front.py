@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from automl.estimators.errors import AutoMLError, DataError, UsageError
-from automl.search.units import show_bytes, show_seconds
+from automl.search.units import show_bytes, show_score, show_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +130,7 @@ class Model:
     def __repr__(self) -> str:
         e = self.entry
         return (
-            f"<Model {e['id']} {e['family']}: score {e['score']:.5g}, one row {show_seconds(e['latency_p50_seconds'])}, "
+            f"<Model {e['id']} {e['family']}: score {show_score(e['score'])}, one row {show_seconds(e['latency_p50_seconds'])}, "
             f"{show_bytes(e['size_bytes'])}, trained in {show_seconds(e['training_seconds'])}>"
         )
 
@@ -305,7 +305,10 @@ class Front(Sequence[Model]):
     # -- showing ----------------------------------------------------------------------------------------------------
 
     def table(self) -> list[tuple[str, ...]]:
-        """The front as text cells, a header first: what the command line and the notebook show."""
+        """The front as text cells, a header first: what the command line and the notebook show.
+
+        "rows/s" is that of a batch of 10,000 rows, or of 1,000 where there was no time for one.
+        """
         if "at_rows" in self.found:
             return self._forecast_table()
         header = [
@@ -331,11 +334,11 @@ class Front(Sequence[Model]):
             cells = [
                 e["id"],
                 e["family"] + plan_shown(e["plan"]),
-                f"{e['score']:.5g}",
-                f"{e['score_low']:.5g} to {e['score_high']:.5g}",
+                show_score(e["score"]),
+                f"{show_score(e['score_low'])} to {show_score(e['score_high'])}",
                 shown(e["latency_p50_seconds"], show_seconds),
                 shown(e["latency_p99_seconds"], show_seconds),
-                shown(e["rows_per_second"], lambda rate: f"{rate:,.0f}"),
+                shown(e["rows_per_second"] or e["rows_per_second_1000"], lambda rate: f"{rate:,.0f}"),
                 shown(e["serving_memory_bytes"], show_bytes),
                 shown(e["size_bytes"], show_bytes),
                 shown(e["training_seconds"], show_seconds),
@@ -343,7 +346,7 @@ class Front(Sequence[Model]):
                 str(e["columns"]),
             ]
             if test:
-                cells.insert(4, f"{e['test_score']:.5g}" if "test_score" in e else "")
+                cells.insert(4, show_score(e["test_score"]) if "test_score" in e else "")
             lines.append(tuple(cells))
         return lines
 
@@ -363,7 +366,8 @@ class Front(Sequence[Model]):
             told = e["forecast"]
             score = "no law"
             if e["score"] is not None:
-                score = f"{e['score']:.4g} ({e['score_low']:.4g} to {e['score_high']:.4g})"
+                score, low, high = (show_score(e[name]) for name in ("score", "score_low", "score_high"))
+                score = f"{score} ({low} to {high})"
             cells = [
                 f"{show(told[name]['value'])} ({show(told[name]['low'])} to {show(told[name]['high'])})"
                 if "value" in told.get(name, {})

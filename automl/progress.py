@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from automl.search.units import show_bytes, show_seconds
+from automl.search.units import show_bytes, show_score, show_seconds
 
 if TYPE_CHECKING:
     from automl.search.setting import Progress
@@ -107,7 +107,7 @@ def line(progress: Progress) -> str:
     if progress.front:
         fastest = min((model[2] for model in progress.front if math.isfinite(model[2])), default=math.nan)
         parts.append(
-            f"front of {len(progress.front)}, best error {progress.front[0][1]:.5g}, fastest {show_seconds(fastest)} a row"
+            f"front of {len(progress.front)}, best error {show_score(progress.front[0][1])}, fastest {show_seconds(fastest)} a row"
         )
     return ", ".join(parts)
 
@@ -159,7 +159,7 @@ class Live:
         for head in ("error", "one row", "size"):
             table.add_column(head, justify="right")
         for family, error, latency, size in progress.front[:SHOWN_MODELS]:
-            table.add_row(family, f"{error:.5g}", show_seconds(latency), show_bytes(size))
+            table.add_row(family, show_score(error), show_seconds(latency), show_bytes(size))
         if len(progress.front) > SHOWN_MODELS:
             table.add_row(f"and {len(progress.front) - SHOWN_MODELS} more", "", "", "")
         return table

@@ -257,7 +257,7 @@ class Run:
         if before:
             study.restore(before, stored_losses(store, [t.number for t in before if t.status == "completed"]))
         with noted(study.interrupt):
-            study.run(finish.reserve)
+            study.run(finish.reserve, finish.reckon)
             finalists = finish.run()
             former: dict[str, Any] | None = store.get_meta("front")
             if not finalists and former is None:

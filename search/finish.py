@@ -93,23 +93,24 @@ class Finish:
         return 0.6 * self.race_seconds() + self._scoring + 0.3
 
     def reserve(self) -> float:
-        """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget.
-
-        It is reckoned anew where trials have ended since, with at most a twentieth of the time.
-        """
+        """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget, as last reckoned."""
         if math.isinf(self.budget):
             return 0.0
-        start = self.study.elapsed()
-        if self._cached[0] != len(self.study.trials) and start >= self._due:
-            finalists = self.finalists()
-            self._scoring = max(self.extra_seconds, SCORED_BESIDE * self._scoring_seconds(finalists))
-            fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
-            fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
-            fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
-            self._cached = (len(self.study.trials), fits)
-            self._due = start + 20 * (self.study.elapsed() - start)
         writing = min(0.6, 0.02 * self.budget)
         return self._cached[1] + self.race_seconds() + writing + self._scoring
+
+    def reckon(self) -> None:
+        """Reckons what `reserve` keeps for fits and scores anew where trials have ended since, with at most a twentieth of the time."""
+        start = self.study.elapsed()
+        if math.isinf(self.budget) or self._cached[0] == len(self.study.trials) or start < self._due:
+            return
+        finalists = self.finalists()
+        self._scoring = max(self.extra_seconds, SCORED_BESIDE * self._scoring_seconds(finalists))
+        fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
+        fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
+        fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
+        self._cached = (len(self.study.trials), fits)
+        self._due = start + 20 * (self.study.elapsed() - start)
 
     # -- which ------------------------------------------------------------------------------------------------------
 

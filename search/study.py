@@ -85,8 +85,11 @@ class Study(Record):
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def run(self, reserve: Callable[[], float]) -> None:
-        """Searches until the time left is the `reserve` that the finish needs, the trials are used up, or it is interrupted."""
+    def run(self, reserve: Callable[[], float], reckon: Callable[[], None] = lambda: None) -> None:
+        """Searches until the time left is the `reserve` that the finish needs, the trials are used up, or it is interrupted.
+
+        `reckon` is called while trials run, so that none waits for it: to reckon the reserve anew.
+        """
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
         try:
             more = True  # after many proposals that did not fit, none is asked for until a trial has ended
@@ -96,6 +99,7 @@ class Study(Record):
                 if not self._pending:
                     break
                 running = len(self._pending)
+                reckon()
                 self._collect(max(0.02, min(0.25, self.left() - reserve())))
                 more = more or len(self._pending) < running
                 self.tell_listener("search")

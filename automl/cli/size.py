@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from automl.estimators.errors import InfeasibleError
-from automl.search.units import show_bytes, show_seconds
+from automl.search.units import show_bytes, show_score, show_seconds
 
 from . import show
 from .options import ROWS, SECONDS, DataFile, Existing, common
@@ -107,7 +107,7 @@ def _cells(s: Any) -> tuple[str, ...]:
     return (
         s.id,
         s.family,
-        "" if s.score is None else f"{s.score:.5g}",
+        "" if s.score is None else show_score(s.score),
         "" if s.cores is None else str(s.cores),
         "" if s.utilisation is None else f"{s.utilisation:.0%}",
         "" if s.p99_seconds is None else show_seconds(s.p99_seconds),

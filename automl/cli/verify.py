@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from automl.estimators.errors import InfeasibleError
-from automl.search.units import show_bytes, show_seconds
+from automl.search.units import show_bytes, show_score, show_seconds
 
 from . import show
 from .options import SECONDS, DataFile, Existing, common, limits, within
@@ -74,4 +74,4 @@ def _shown(unit: str, value: float | None) -> str:
         return ""
     if unit == "seconds":
         return show_seconds(value)
-    return show_bytes(value) if unit == "bytes" else f"{value:,.0f}" if unit == "rows" else f"{value:.5g}"
+    return show_bytes(value) if unit == "bytes" else f"{value:,.0f}" if unit == "rows" else show_score(value)

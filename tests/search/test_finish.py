@@ -8,6 +8,7 @@ import pickle
 import signal
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.search import finish, refits
-from automl.search.finish import exact_front
+from automl.search.finish import Finish, exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
 from automl.search.measure import threads_of
@@ -110,6 +111,31 @@ def test_without_time_for_the_race_the_searchs_quick_look_is_shown_and_the_rest_
     assert "" in model.front_.table()[1]
     assert model.front_._repr_html_()
     assert len(model.leaderboard()) == len(model.front_)
+
+
+def test_the_rate_of_small_batches_is_shown_where_there_was_no_time_for_large_ones(
+    table: Any, monkeypatch: Any
+) -> None:
+    def hurried(*given: Any, **named: Any) -> list[Any]:
+        return [replace(s, rows_per_second=None, rows_per_second_1000=54321.0) for s in race(*given, **named)]
+
+    monkeypatch.setattr(finish, "race", hurried)
+    front = automl.fit(*table, **QUICK).front_
+    assert front[0].rows_per_second is None
+    assert "54,321" in front.table()[1]
+
+
+def test_the_reserve_is_reckoned_while_every_core_has_a_trial(table: Any, monkeypatch: Any) -> None:
+    idle, before = [], Finish.reckon
+
+    def reckon(self: Finish) -> None:
+        idle.append(self.study.setting.slots - len(self.study.running()))
+        before(self)
+
+    monkeypatch.setattr(Finish, "reckon", reckon)
+    automl.fit(*table, families=["baseline", "linear", "tree"], budget=Budget(time=30, trials=4), n_jobs=1)
+    assert len(idle) >= 4
+    assert not any(idle)
 
 
 def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -> None:

@@ -87,6 +87,21 @@ def test_a_size_reads_in_its_best_unit(value: float | None, text: str) -> None:
     assert units.show_bytes(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.916579, "0.91658"),
+        (524.912, "524.91"),
+        (42791.6, "42,792"),
+        (1234567.8, "1,234,568"),
+        (-2e4, "-20,000"),
+        (1e20, "1e+20"),
+    ],
+)
+def test_a_score_reads_without_an_exponent(value: float, text: str) -> None:
+    assert units.show_score(value) == text
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.floats(1e-8, 1e5))
 def test_what_is_shown_reads_back_within_three_digits(value: float) -> None:
