@@ -64,6 +64,16 @@ def test_costs_grow_by_the_familys_own_terms() -> None:
     assert far["error"].value < near["error"].value
 
 
+def test_the_size_grows_with_the_levels_that_more_rows_show() -> None:
+    trials = [
+        replace(t, measurement=replace(t.measurement, size_bytes=50_000 + 600 * t.rows**0.45))
+        for t in curve(0.1, 0.05, 0.5)
+    ]
+    found = Outlook(entry(trials), 10, 2)
+    grown = found.at(320_000)["size_bytes"].value / found.at(20_000)["size_bytes"].value
+    assert grown == pytest.approx((50_000 + 600 * 320_000**0.45) / (50_000 + 600 * 20_000**0.45), rel=0.1)
+
+
 def test_a_law_without_its_points_says_why() -> None:
     laws = laws_of(PLAN, curve(0.1, 0.05, 0.5)[1:], FAMILY, 10, 2, 2.0)
     assert "2 row counts" in laws["error"]["refused"]
