@@ -36,6 +36,7 @@ from .inputs import (
     from_file,
     is_frame,
     is_plain,
+    refuse_beside_a_file,
     resolve_families,
     resolve_objectives,
     seed_of,
@@ -448,10 +449,15 @@ def fit(
     if isinstance(X, (str, Path)):
         if target is None:
             raise UsageError(f'target is not given: write fit("{X}", target="COLUMN")')
+        refuse_beside_a_file(
+            {"y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}, {"groups": groups, "time": time}
+        )
         table, held = from_file(X, target, task, dict(reading or {}), groups, time, splitter)
         meta = file_meta(X, target, task, dict(reading or {}), groups, time, splitter, options)
         shape = None
     else:
+        if reading is not None:
+            raise UsageError("reading is for a file, and X is none: leave it out")
         X, y = split_target(X, y, target)
         table, held = assemble(X, y, sample_weight, X_val, y_val, groups, time, splitter, task)
         shape = X

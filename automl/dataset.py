@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automl.estimators.errors import AutoMLError, DataError, ResourceError, UsageError
-from automl.estimators.runtime import shown
+from automl.estimators.runtime import level_of, shown
 
 from .dialect import Dialect, looks_even, sniff, wrong_records
 from .source import IN_MEMORY, Source, open_source
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from automl.estimators.table import Table
+
+Texts = Mapping[str, Collection[str]]
+"""Columns of a CSV whose cells are taken as they are written, and the levels that each is known to have."""
 
 _INDEX_LEVEL = re.compile(r"__index_level_\d+__")
 
@@ -88,9 +91,10 @@ def read_frame(
     decimal: str | None = None,
     encoding: str | None = None,
     bad_rows: str = "error",
+    texts: Texts | None = None,
 ) -> pd.DataFrame:
-    """The file as a pandas DataFrame, read by the same rules as `read_table`."""
-    columns, _, _ = _read(path, sep, decimal, encoding, bad_rows)
+    """The file as a pandas DataFrame, read by the same rules as `read_table`; of `texts` see `as_levels`."""
+    columns, _, _ = _read(path, sep, decimal, encoding, bad_rows, texts)
     with columns:
         frame: pd.DataFrame = columns.frame()
         return frame
@@ -255,7 +259,12 @@ def open_parquet(source: Source) -> _Parquet:
 
 
 def _read(
-    path: str | os.PathLike[str], sep: str | None, decimal: str | None, encoding: str | None, bad_rows: str
+    path: str | os.PathLike[str],
+    sep: str | None,
+    decimal: str | None,
+    encoding: str | None,
+    bad_rows: str,
+    texts: Texts | None = None,
 ) -> tuple[_Frame | _Parquet, list[str], str | None]:
     """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller."""
     if bad_rows not in ("error", "skip"):
@@ -266,21 +275,21 @@ def _read(
             return _Parquet(source, stack.pop_all().close), source.notes, None
         dialect = sniff(source.rewind(), source.name, sep, decimal)
         check_header(source.name, dialect)
-        frame, notes = _read_csv(source, dialect, bad_rows)
+        frame, notes = _read_csv(source, dialect, bad_rows, texts or {})
         hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
         return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
 
 
-def _read_csv(source: Source, dialect: Dialect, bad_rows: str) -> tuple[Any, list[str]]:
+def _read_csv(source: Source, dialect: Dialect, bad_rows: str, texts: Texts) -> tuple[Any, list[str]]:
     """(frame, notes). Raises DataError with the line of a record with too many or too few fields, unless they are skipped."""
     notes: list[str] = []
     try:
         if bad_rows == "skip":
             with tempfile.SpooledTemporaryFile(IN_MEMORY) as clean:
                 notes = without_wrong(source, dialect, clean)
-                frame = parse(clean, source.name, dialect)
+                frame = parse(clean, source.name, dialect, texts)
         else:
-            frame = parse(source.rewind(), source.name, dialect)
+            frame = parse(source.rewind(), source.name, dialect, texts)
             # pandas fills records that are too short with missing cells: then the last column has some
             short = len(frame.columns) > 1 and frame.iloc[:, -1].isna().any()
             if short and not looks_even(source.rewind(), dialect, len(frame) + 1):
@@ -298,13 +307,40 @@ class RaggedError(Exception):
     """pandas could not split the text into records."""
 
 
-def parse(stream: IO[Any], name: str, dialect: Dialect) -> Any:
-    """The stream's CSV by pandas' C parser, each column's type from all of its cells."""
+def parse(stream: IO[Any], name: str, dialect: Dialect, texts: Texts) -> Any:
+    """The stream's CSV by pandas' C parser, each column's type from all of its cells but for `texts`."""
     import pandas as pd
 
     with parsing(name, dialect):
-        frame = pd.read_csv(stream, **csv_options(dialect))
+        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str) or None, **csv_options(dialect))
+    as_levels(frame, texts)
     return frame.reset_index(drop=True) if dialect.extra == "names" else frame
+
+
+def as_levels(frame: pd.DataFrame, texts: Texts) -> None:
+    """Puts the known level in place of a text that is none, where it is one once read as a number or a boolean.
+
+    pandas types a column by the cells of its own file: "007" is 7 where all are numbers, and "true" is True. A model that
+    learned the level "007" from a file with "A12" needs the text; one that learned 7 from numbers needs what it reads as.
+    """
+    for name in texts.keys() & set(frame.columns):
+        known, column = texts[name], frame[name]
+        unknown = [text for text in column.dropna().unique() if text not in known]
+        read = {text: level for text in unknown if (level := _level_read(text)) in known}
+        if read:
+            frame[name] = column.where(~column.isin(list(read)), column.map(read))
+
+
+def _level_read(text: str) -> str:
+    """The level of a text that pandas would read as a number or a boolean; "" for another."""
+    if text.lower() in ("true", "false"):
+        return level_of(text.lower() == "true")
+    for kind in (int, float):
+        try:
+            return level_of(kind(text)) if "_" not in text else ""
+        except ValueError:
+            pass
+    return ""
 
 
 def csv_options(dialect: Dialect) -> dict[str, Any]:

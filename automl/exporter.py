@@ -108,7 +108,7 @@ def proof_of(written: Path) -> dict[str, Any]:
     """The entry "export" of the record of what an exporter wrote: on how many rows it was proven, and how exactly."""
     from automl.estimators.artifact import read_record
 
-    if written.suffix.lower() == ".zip":
+    if written.is_file() and written.suffix.lower() == ".zip":
         return dict(read_record(written)["export"])
     places = [
         written.with_name(written.name + ".record.json"),

@@ -188,14 +188,28 @@ def seed_of(random_state: Any) -> int:
     raise UsageError(f"random_state is {random_state!r}: a whole number from 0 on, a RandomState or None is needed")
 
 
+def refuse_beside_a_file(arrays: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+    """Raises UsageError for what a file cannot be given with: arrays of rows, and columns that are not named."""
+    instead = {"y": "target", "sample_weight": 'reading={"weights": "COLUMN"}', "X_val": "groups, time or splitter"}
+    for name, value in arrays.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} is given, and X is a file: leave it out, or use {instead.get(name, instead['X_val'])}"
+            )
+    for name, value in columns.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name} is a {type(value).__name__}, and X is a file: give the name of a column of it")
+
+
 def split_target(X: Any, y: Any, target: str | None) -> tuple[Any, Any]:
     """(X, y) where `target` may name the column of X that is y."""
     if target is not None:
         if y is not None:
             raise UsageError("both y and target are given: target names a column of X, so leave y out")
-        if not hasattr(X, "columns") or target not in list(X.columns):
+        frame = as_pandas(X) if is_frame(X) else X
+        if not hasattr(frame, "columns") or target not in list(frame.columns):
             raise UsageError(f"target {target!r} is not a column of X")
-        return X.drop(columns=[target]), X[target]
+        return frame.drop(columns=[target]), frame[target]
     if y is None:
         raise UsageError('y is None: write fit(X, y), or fit(frame, target="COLUMN")')
     return X, y

@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING, Any
 from automl.estimators.errors import DataError, DataTypeError
 from automl.estimators.runtime import CellError, shown
 
-from .dataset import RaggedError, check_header, csv_options, open_parquet, parse, parsing, refuse_wrong
-from .dialect import looks_even, sniff
+from .dataset import (
+    RaggedError,
+    Texts,
+    as_levels,
+    check_header,
+    csv_options,
+    open_parquet,
+    parse,
+    parsing,
+    refuse_wrong,
+)
+from .dialect import Dialect, looks_even, sniff
 from .source import Source, open_source
 
 if TYPE_CHECKING:
@@ -49,16 +59,32 @@ def open_chunks(
     path: str | os.PathLike[str],
     used: Sequence[str] = (),
     *,
+    texts: Texts | None = None,
     sep: str | None = None,
+    decimal: str | None = None,
     encoding: str | None = None,
     rows: int | None = None,
 ) -> Iterator[Chunks]:
     """The file ("-": standard input) in chunks of about CELLS cells, or of `rows` rows; of Parquet only the columns `used`.
 
-    Raises what `read_frame` raises, before the first chunk: a CSV has been read to its end by then.
+    `texts` are the columns of a CSV that are read as text whatever their cells look like: those of `text_columns`. Raises what `read_frame` raises, before the first chunk: a CSV has been read to its end by then.
     """
     with open_source(path, encoding) as source:
-        yield _Parquet(source, used, rows) if source.kind == "parquet" else _Csv(source, sep, rows)
+        yield (
+            _Parquet(source, used, rows)
+            if source.kind == "parquet"
+            else _Csv(source, dialect_of(source, sep, decimal), texts or {}, rows)
+        )
+
+
+def text_columns(*encoders: runtime.RowEncoder) -> dict[str, set[str]]:
+    """The columns that models take as text or as categories, with the levels that they know of them."""
+    found: dict[str, set[str]] = {}
+    for encoder in encoders:
+        for entry in encoder.entries:
+            if entry.parsed in ("category", "hashed", "text"):
+                found.setdefault(entry.name, set()).update(getattr(entry, "codes", ()))
+    return found
 
 
 def check_cells(model: runtime.Model, chunks: Chunks) -> None:
@@ -83,6 +109,12 @@ def check_cells(model: runtime.Model, chunks: Chunks) -> None:
         row += len(frame)
 
 
+def dialect_of(source: Source, sep: str | None, decimal: str | None) -> Dialect:
+    found = sniff(source.rewind(), source.name, sep, decimal)
+    check_header(source.name, found)
+    return found
+
+
 def _chunk_rows(columns: int, rows: int | None) -> int:
     return rows or max(LEAST_ROWS, min(MOST_ROWS, CELLS // max(1, columns)))
 
@@ -94,12 +126,10 @@ _NUMBERS: tuple[set[str], ...] = (set(), {"int64"}, {"float64"}, {"int64", "floa
 class _Csv(Chunks):
     first = 2
 
-    def __init__(self, source: Source, sep: str | None, rows: int | None) -> None:
-        self.name, self._source = source.name, source
-        self._dialect = sniff(source.rewind(), source.name, sep)
-        check_header(source.name, self._dialect)
+    def __init__(self, source: Source, dialect: Dialect, texts: Texts, rows: int | None) -> None:
+        self.name, self._source, self._dialect, self._texts = source.name, source, dialect, texts
         self._rows = _chunk_rows(self._dialect.fields, rows)
-        self._types: dict[str, Any] = {}
+        self._types: dict[str, Any] = dict.fromkeys(texts, str)
         self._whole: dict[str, Any] = {}
         self._only: pd.DataFrame | None = None
         self.columns = self._look()
@@ -109,7 +139,7 @@ class _Csv(Chunks):
         kinds: dict[str, set[str]] = {}
         total, short, chunk = 0, False, None
         try:
-            for chunk in self._read({}):
+            for chunk in self._read():
                 total += len(chunk)
                 short = short or (len(chunk.columns) > 1 and bool(chunk.iloc[:, -1].isna().any()))
                 for name in chunk.columns:
@@ -140,29 +170,31 @@ class _Csv(Chunks):
             elif len(known) > 1 and known != {"bool", "bools"}:  # numbers here and booleans there are text as well
                 self._types[name] = str
         if beyond:
-            whole = parse(self._source.rewind(), self.name, self._dialect)
+            whole = parse(self._source.rewind(), self.name, self._dialect, {})
             self._whole = {name: whole[name] for name in beyond}
 
-    def _read(self, types: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    def _read(self) -> Iterator[pd.DataFrame]:
         import pandas as pd
 
         with parsing(self.name, self._dialect):
             reader: Any = pd.read_csv(
-                self._source.rewind(), chunksize=self._rows, dtype=types or None, **csv_options(self._dialect)
+                self._source.rewind(), chunksize=self._rows, dtype=self._types or None, **csv_options(self._dialect)
             )
         while True:
             with parsing(self.name, self._dialect):
                 chunk = next(reader, None)
             if chunk is None:
                 return
-            yield chunk.reset_index(drop=True)
+            chunk = chunk.reset_index(drop=True)
+            as_levels(chunk, self._texts)
+            yield chunk
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         if self._only is not None:
             yield self._only
             return
         start = 0
-        for frame in self._read(self._types):
+        for frame in self._read():
             for name, column in self._whole.items():
                 frame[name] = column.iloc[start : start + len(frame)].reset_index(drop=True)
             start += len(frame)

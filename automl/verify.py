@@ -100,10 +100,16 @@ class Verified:
         }
 
 
-def verify(place: Path, limits: Mapping[str, float], seconds: float, data: Path | None = None) -> Verified:
+def verify(
+    place: Path,
+    limits: Mapping[str, float],
+    seconds: float,
+    data: Path | None = None,
+    reading: Mapping[str, Any] | None = None,
+) -> Verified:
     """Measures the artifact for about `seconds`, once more where a limit is broken on a machine that was busy meanwhile.
 
-    Raises ArtifactError for a corrupt artifact, ResourceError where it could not be measured.
+    The rows are those of `data`, a file read with the options `reading` (sep, decimal, encoding), or made up. Raises ArtifactError for a corrupt artifact, ResourceError where it could not be measured.
     """
     from automl.estimators.artifact import read_record
     from automl.estimators.hardware import detect
@@ -113,7 +119,7 @@ def verify(place: Path, limits: Mapping[str, float], seconds: float, data: Path 
     from .run import versions
 
     with load(place) as model:
-        rows, what = _rows(model, data)
+        rows, what = _rows(model, data, reading or {})
     size = sum(len(data) for name, data in read_members(place).items() if name != RECORD)
     record = read_record(place)
     if "min_score" in limits and "greater_is_better" not in record:
@@ -161,15 +167,15 @@ def _compare(record: Mapping[str, Any], measured: Mapping[str, Any], limits: Map
     return found
 
 
-def _rows(model: Any, data: Path | None) -> tuple[list[dict[str, Any]], str]:
+def _rows(model: Any, data: Path | None, reading: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """(rows to predict, what they are)."""
     if data is None:
         from .serving.schema import fields_of, sample_rows
 
         return sample_rows(fields_of(model), ROWS), "the rows are made up from the schema; --data takes real ones"
-    from .stream import check_cells, open_chunks
+    from .stream import check_cells, open_chunks, text_columns
 
-    with open_chunks(data, model.used) as chunks:
+    with open_chunks(data, model.used, texts=text_columns(model.encoder), **reading) as chunks:
         check_cells(model, chunks)
         frame = next(iter(chunks)).head(ROWS)[list(model.used)]
     rows = [

@@ -232,6 +232,8 @@ def _from_levels(name: str, values: Any, decimal: str | None, row_of: Callable[[
         return _from_texts(name, codes, texts, fixed, decimal) or _categorical(
             name, codes, texts, _odd_note(name, codes, texts, row_of)
         )
+    if fixed and all(isinstance(c, numbers.Real) and not isinstance(c, (bool, np.bool_)) for c in cells):
+        return _categorical(name, codes, cells, [])  # numbers that the user made categories
     return _from_objects(name, codes, cells, texts, decimal) or _categorical(
         name, codes, cells, _odd_note(name, codes, cells, row_of)
     )
@@ -301,7 +303,7 @@ def _from_texts(
         values = _read_all(texts, number_reader(parse))
         if values is not None:
             reading = _numeric(name, _spread(values, codes), parse)
-            reading.notes += _parse_notes(name, parse, ambiguous)
+            reading.notes += parse_notes(name, parse, ambiguous)
             return reading
     dated = date_parse(known) if known else None
     if dated is not None:
@@ -397,7 +399,8 @@ def _reads(texts: Sequence[str], parse: Mapping[str, Any]) -> bool:
     return True
 
 
-def _parse_notes(name: str, parse: Mapping[str, Any], ambiguous: bool) -> list[str]:
+def parse_notes(name: str, parse: Mapping[str, Any], ambiguous: bool) -> list[str]:
+    """How the texts of a column or a target are read as numbers, where it is not plain."""
     if not parse:
         return []
     said = [f"{key} {value!r}" for key, value in parse.items() if key in ("currency", "thousands", "decimal")]

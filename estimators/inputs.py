@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, DataTypeError
-from .runtime import shown
+from .runtime import name_of, shown
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def open_inputs(X: Any, names: Sequence[str] | None) -> Inputs:
             len(array), listed, lambda i, kept: array[:, i] if kept is None else array[kept, i], names is not None
         )
     frame = X
-    listed = _unique([_name_of(c) for c in frame.columns])
+    listed = _unique([name_of(c) for c in frame.columns])
     return Inputs(
         len(frame), listed, lambda i, kept: frame.iloc[:, i] if kept is None else frame.iloc[:, i].iloc[kept], True
     )
@@ -67,7 +67,7 @@ def open_inputs(X: Any, names: Sequence[str] | None) -> Inputs:
 def _from_mapping(X: Mapping[Any, Any]) -> Inputs:
     import pandas as pd
 
-    listed = _unique([_name_of(c) for c in X])
+    listed = _unique([name_of(c) for c in X])
     values = [v if isinstance(v, (np.ndarray, pd.Series)) else pd.Series(v) for v in X.values()]
     lengths = {name: len(v) for name, v in zip(listed, values, strict=True)}
     if not lengths:
@@ -136,14 +136,7 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
         return [f"x{i}" for i in range(count)]
     if len(names) != count:
         raise DataError(f"{len(names)} names are given for {count} columns")
-    return _unique([_name_of(n) for n in names])
-
-
-def _name_of(label: Any) -> str:
-    """A column label as text; the levels of a MultiIndex joined by "_"."""
-    if isinstance(label, tuple):
-        return "_".join(str(part) for part in label if str(part) != "")
-    return str(label)
+    return _unique([name_of(n) for n in names])
 
 
 def _unique(names: list[str]) -> list[str]:

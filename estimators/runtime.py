@@ -100,6 +100,13 @@ def is_missing(value: object) -> bool:
         return False
 
 
+def name_of(label: object) -> str:
+    """A column's label as text; the levels of a MultiIndex joined by "_"."""
+    if isinstance(label, tuple):
+        return "_".join(str(part) for part in label if str(part) != "")
+    return str(label)
+
+
 def level_of(value: object) -> str:
     """The canonical level string of a category that is not missing: True is "True", 3 and 3.0 are "3", 0.5 is "0.5"."""
     if isinstance(value, str):
@@ -277,6 +284,9 @@ def cells(values: Any) -> NDArray[Any]:
     """
     if isinstance(values, np.ndarray):
         return values
+    arrow: Any = getattr(values, "type", None)
+    if hasattr(arrow, "value_type") and hasattr(arrow, "index_type"):  # a missing one would be the last category
+        values = values.cast(arrow.value_type)
     if hasattr(values, "to_numpy"):
         kind = getattr(getattr(values, "dtype", None), "kind", "")
         if getattr(getattr(values, "dtype", None), "tz", None) is not None and hasattr(values, "dt"):
@@ -1138,7 +1148,7 @@ class Source:
         known = {name: name for name in names if isinstance(name, str)}
         for name in names:
             if not isinstance(name, str):
-                known.setdefault(str(name), name)
+                known.setdefault(name_of(name), name)
         used = self.encoder.used
         if any(name not in known for name in used):
             raise self.encoder._absent_names(known, True)

@@ -361,7 +361,7 @@ def from_frame(
     def row_of(row: int) -> str:
         return str(first_row + int(row if kept is None else kept[row]))
 
-    found = read_target(y, task, name, row_of)
+    found = read_target(y, task, name, row_of, decimal)
     if found.kept is not None:
         kept = found.kept if kept is None else kept[found.kept]
     notes += found.notes

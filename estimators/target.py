@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import number_parse
+from .columns import number_parse, parse_notes
 from .errors import DataError, DataTypeError, UsageError
 from .runtime import NA_STRINGS, CellError, is_missing, number_reader, shown
 
@@ -47,11 +47,17 @@ def infer_task(y: Any) -> Task:
     return read_target(y).task
 
 
-def read_target(y: Any, task: str | None = None, name: str = "target", row_of: Callable[[int], str] = str) -> Target:
+def read_target(
+    y: Any,
+    task: str | None = None,
+    name: str = "target",
+    row_of: Callable[[int], str] = str,
+    decimal: str | None = None,
+) -> Target:
     """Reads the target, infers the task if it is not given, and leaves out rows without a target.
 
     Strings and booleans are classes; numbers with a fraction a regression; whole numbers are classes when they are few
-    (two, or at most 20 with enough rows each). `row_of` words a row's position in messages. Raises DataError for a
+    (two, or at most 20 with enough rows each). `row_of` words a row's position in messages, `decimal` settles what "1,234" means. Raises DataError for a
     target without two values, with infinite values, or with too many classes to be sure; UsageError for an unknown task.
     """
     if task is not None and task not in TASKS:
@@ -73,7 +79,9 @@ def read_target(y: Any, task: str | None = None, name: str = "target", row_of: C
         raise DataTypeError(
             f"the target {shown(name)} holds dates or durations: give it as a number, for example in seconds"
         )
-    values = _numbers_of(cells, task, name, codes, row_of if kept is None else lambda i: row_of(int(kept[i])))
+    values, said = _numbers_of(
+        cells, task, name, codes, row_of if kept is None else lambda i: row_of(int(kept[i])), decimal
+    )
     kind = _kind(cells, values, len(codes), task, name)
     if task is None:
         how = 'task="regression"' if kind != "regression" else 'task="multiclass"'
@@ -87,8 +95,26 @@ def read_target(y: Any, task: str | None = None, name: str = "target", row_of: C
         notes.append(f"only {len(codes)} rows have a target: whatever is measured on them is hardly more than chance.")
     if kind == "regression":
         assert values is not None
-        return Target(values[codes], Task(kind), kept, tuple(notes))
+        return Target(values[codes], Task(kind), kept, (*notes, *said))
     return _classes(codes, cells, kind, name, kept, notes)
+
+
+def known_target(
+    y: Any, kind: str, name: str, row_of: Callable[[int], str], decimal: str | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """(values or labels of the rows that have a target, their positions) of rows to score a model of a task of this `kind` on.
+
+    Raises DataError where no row has one, or a regression's is no number.
+    """
+    codes, cells = _distinct(y, name)
+    kept = np.flatnonzero(codes >= 0)
+    if not len(kept):
+        raise DataError(f"the target {shown(name)} has no value in any of the {len(codes):,} rows")
+    if kind != "regression":
+        return np.array([*cells, None], object)[codes[kept]], kept
+    values, _ = _numbers_of(cells, kind, name, codes[kept], lambda i: row_of(int(kept[i])), decimal)
+    assert values is not None  # for a regression they are, or an error is raised
+    return values[codes[kept]], kept
 
 
 def _distinct(y: Any, name: str) -> tuple[NDArray[np.int64], list[Any]]:
@@ -130,13 +156,18 @@ def _distinct(y: Any, name: str) -> tuple[NDArray[np.int64], list[Any]]:
 
 
 def _numbers_of(
-    cells: Sequence[Any], task: str | None, name: str, codes: NDArray[Any], row_of: Callable[[int], str]
-) -> NDArray[np.float64] | None:
-    """The distinct values as numbers where the target may be a regression, else None. Refuses infinite ones."""
+    cells: Sequence[Any],
+    task: str | None,
+    name: str,
+    codes: NDArray[Any],
+    row_of: Callable[[int], str],
+    decimal: str | None,
+) -> tuple[NDArray[np.float64] | None, list[str]]:
+    """(the distinct values as numbers where the target may be a regression, else None; how texts were read). Refuses infinite ones."""
     texts = [c for c in cells if isinstance(c, str)]
     if texts and task != "regression" and (len(cells) <= FEW_CLASSES or len(texts) < len(cells)):
-        return None
-    found = number_parse([t for t in texts if t not in NA_STRINGS]) if texts else None
+        return None, []
+    found = number_parse([t for t in texts if t not in NA_STRINGS], decimal) if texts else None
     read = number_reader(found[0] if found else {})
     values = np.empty(len(cells))
     for i, cell in enumerate(cells):
@@ -146,7 +177,7 @@ def _numbers_of(
                 raise CellError(cell, "a number")
         except CellError:
             if task != "regression":
-                return None
+                return None, []
             row = row_of(int(np.argmax(codes == i)))
             raise DataError(
                 f"the target {shown(name)} holds {shown(cell)} (row {row}): a regression needs numbers"
@@ -155,7 +186,7 @@ def _numbers_of(
             raise DataError(
                 f"the target {shown(name)} is infinite in row {row_of(int(np.argmax(codes == i)))}: remove that row or correct it"
             )
-    return values
+    return values, parse_notes(name, *found) if found else []
 
 
 def _kind(cells: Sequence[Any], values: NDArray[np.float64] | None, rows: int, task: str | None, name: str) -> str:

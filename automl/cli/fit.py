@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -13,7 +14,7 @@ import click
 from automl.estimators.errors import AutoMLError, InfeasibleError, UsageError
 
 from . import show
-from .options import BYTES, NAMES, ROWS, SECONDS, STARTED, DataFile, Existing, common, limits, within
+from .options import BYTES, NAMES, ROWS, SECONDS, STARTED, DataFile, Existing, common, csv, limits, within
 
 if TYPE_CHECKING:
     from ..front import Front
@@ -83,9 +84,7 @@ Examples:
     help="Search for what will be trained on N rows, such as 10M: candidates and limits are judged there.",
 )
 @limits
-@click.option("--sep", metavar="C", help="CSV: the character between cells; `\\t` for a tab.  [default: guessed]")
-@click.option("--decimal", metavar="C", help="CSV: the decimal character.  [default: guessed]")
-@click.option("--encoding", metavar="E", help="CSV: such as utf-8 or cp1252.  [default: guessed]")
+@csv
 @click.option(
     "--bad-rows",
     type=click.Choice(["error", "skip"]),
@@ -125,7 +124,11 @@ def fit(train: Path, **options: Any) -> None:
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{kept(out)}", error.nearest) from error
         if options["test"] is not None:
-            score_on(model.front_, options["test"], options)
+            try:
+                score_on(model.front_, options["test"], options)
+            except AutoMLError as error:  # what was found is not lost for it
+                show_front(model.front_, out, as_json=options["as_json"])
+                raise type(error)(f"the models are not scored on --test: {error}{kept(out)}") from error
     show_front(model.front_, out, as_json=options["as_json"])
 
 
@@ -176,10 +179,7 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
 def reading(options: dict[str, Any]) -> dict[str, Any]:
     """How a file is read."""
     names = ("sep", "decimal", "encoding", "bad_rows")
-    found = {name: options[name] for name in names if options[name] is not None}
-    if found.get("sep") in ("\\t", "tab"):
-        found["sep"] = "\t"
-    return found
+    return {name: options[name] for name in names if options[name] is not None}
 
 
 def check_test(path: Path, options: dict[str, Any]) -> None:
@@ -189,9 +189,9 @@ def check_test(path: Path, options: dict[str, Any]) -> None:
 
     with open_source(path, options["encoding"]) as source:
         if source.kind == "parquet":
-            from pyarrow.parquet import read_schema
+            from ..dataset import open_parquet
 
-            columns = read_schema(source.stream).names
+            columns = open_parquet(source).names
         else:
             columns = list(sniff(source.rewind(), source.name, reading(options).get("sep"), options["decimal"]).header)
     for option in ("target", "weights"):
@@ -212,15 +212,23 @@ def kept(run: Path) -> str:
 
 
 def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
-    """Scores every model of the front on the rows of a file that have a target."""
-    from ..dataset import read_frame
+    """Scores every model of the front on the rows of a file that have a target, its cells read as in training."""
+    from automl.estimators.runtime import RowEncoder, level_of
+    from automl.estimators.target import known_target
 
-    frame = read_frame(path, **reading(options))
+    from ..dataset import read_frame
+    from ..stream import text_columns
+
+    target, kind = options["target"], front.found["task"]
+    manifests = [json.loads((model.path / "manifest.json").read_text()) for model in front]
+    texts = text_columns(*(RowEncoder(manifest["encoder"]) for manifest in manifests))
+    if kind != "regression":
+        texts[target] = {level_of(label) for label in front[0].classes_}
+    frame = read_frame(path, texts=texts, **reading(options))
+    y, rows = known_target(frame[target], kind, target, lambda row: str(row + 2), options["decimal"])
     columns = [options[name] for name in ("target", "weights") if options[name] is not None]
-    frame = frame[frame[options["target"]].notna()]
-    weights = None if options["weights"] is None else frame[options["weights"]].to_numpy(float)
-    inputs = frame.drop(columns=columns)
-    front.score_on(inputs, frame[options["target"]].to_numpy(), sample_weight=weights)
+    weights = None if options["weights"] is None else frame[options["weights"]].to_numpy(float)[rows]
+    front.score_on(frame.drop(columns=columns).iloc[rows], y, sample_weight=weights)
 
 
 def test_cost(path: Path, budget: float | None) -> tuple[float, float]:

@@ -7,18 +7,13 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 import automl
 from automl.estimators.errors import AutoMLError
 from automl.search import units
-
-if TYPE_CHECKING:
-    Type = click.ParamType[Any]
-else:
-    Type = click.ParamType  # no generic before click 8.2
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +40,7 @@ STARTED = process_start()
 VERSION = click.version_option(automl.__version__, "--version", prog_name="automl")
 
 
-class Quantity(Type):
+class Quantity(click.ParamType[Any]):
     """A number with a unit, read by one of the functions of `units`."""
 
     def __init__(self, name: str, read: Callable[[object, str], float]) -> None:
@@ -64,7 +59,7 @@ BYTES = Quantity("size", units.size)
 ROWS = Quantity("rows", units.count)
 
 
-class Names(Type):
+class Names(click.ParamType[Any]):
     """Names with commas between them."""
 
     name = "names"
@@ -79,7 +74,7 @@ class Names(Type):
 NAMES = Names()
 
 
-class DataFile(Type):
+class DataFile(click.ParamType[Any]):
     """A regular file that exists; with `stdin` also "-"."""
 
     name = "file"
@@ -102,7 +97,7 @@ class DataFile(Type):
         return path
 
 
-class Existing(Type):
+class Existing(click.ParamType[Any]):
     """A run folder or an artifact: a path that exists."""
 
     name = "path"
@@ -134,6 +129,26 @@ def common(command: Command) -> Command:
         click.option("-v", "--verbose", is_flag=True, help="Say more on stderr: a line for each trial."),
         click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr, only warnings."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def _separator(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    return "\t" if value in ("\\t", "tab") else value
+
+
+def csv(command: Command) -> Command:
+    """--sep, --decimal and --encoding: how a CSV is read where the guess is wrong."""
+    for option in (
+        click.option("--encoding", metavar="E", help="CSV: such as utf-8 or cp1252.  [default: guessed]"),
+        click.option("--decimal", metavar="C", help="CSV: the decimal character.  [default: guessed]"),
+        click.option(
+            "--sep",
+            metavar="C",
+            callback=_separator,
+            help="CSV: the character between cells; `\\t` for a tab.  [default: guessed]",
+        ),
     ):
         command = option(command)
     return command

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import show
-from .options import DataFile, Existing, common
+from .options import DataFile, Existing, common, csv
 from .use import artifact_of
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ several classes the score explained is the predicted class's.
     help="CSV to write, whole or not at all.  [default: stdout]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
-@click.option("--sep", metavar="C", help="CSV: the character between cells.  [default: guessed]")
-@click.option("--encoding", metavar="E", help="CSV: such as utf-8 or cp1252.  [default: guessed]")
+@csv
 @common
 def predict(
     run: Path,
@@ -76,26 +76,36 @@ def predict(
     out: Path | None,
     as_json: bool,
     sep: str | None,
+    decimal: str | None,
     encoding: str | None,
     **options: Any,
 ) -> None:
     if out is not None and out.exists() and not options["overwrite"]:
         raise click.UsageError(f"{out} exists: choose another -o, or pass --overwrite.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise click.UsageError(f"-o {out}: there is no folder {out.parent}; make it, or choose another.")
     if background is not None and not explain:
         raise click.UsageError("--background is for --explain; leave it out, or add that.")
     from automl.estimators.runtime import load
 
-    from ..stream import check_cells, open_chunks
+    from ..stream import check_cells, open_chunks, text_columns
 
     place = artifact_of(run, name)
     model = load(place)
     if proba and model.classes_ is None:
         raise click.UsageError("--proba is for classifiers, and this model does regression; leave it out.")
     explainer = _explainer(place, model) if explain else None
-    with open_chunks(data, model.used, sep=sep, encoding=encoding) as chunks:
+    opened = partial(
+        open_chunks, used=model.used, texts=text_columns(model.encoder), sep=sep, decimal=decimal, encoding=encoding
+    )
+    with opened(data) as chunks:
         check_cells(model, chunks)
-        if explainer is not None:
-            _learn(explainer, model, chunks, background)
+        if explainer is not None and background is None:
+            _learn(explainer, model, chunks)
+        elif explainer is not None and background is not None:
+            with opened(background) as others:
+                check_cells(model, others)
+                _learn(explainer, model, others)
         parts = (columns_of(model, frame, proba, explainer) for frame in chunks)
         with target(out) as file:
             _write_json(parts, file) if as_json else _write_csv(parts, file)
@@ -123,17 +133,9 @@ def _explainer(place: Path, model: runtime.Model) -> Explainer:
     return explainer_of(place, model)
 
 
-def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks, background: Path | None) -> None:
-    from ..stream import check_cells, open_chunks
-
-    if background is None:
-        for frame in chunks:
-            explainer.learn(model.encoder.transform(frame))
-    else:
-        with open_chunks(background, model.used) as others:
-            check_cells(model, others)
-            for frame in others:
-                explainer.learn(model.encoder.transform(frame))
+def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks) -> None:
+    for frame in chunks:
+        explainer.learn(model.encoder.transform(frame))
     if explainer.rows < 2:
         raise click.UsageError(
             "one row has nothing to be compared with: give --background FILE, such as the training data."

@@ -11,7 +11,7 @@ from automl.estimators.errors import InfeasibleError
 from automl.search.units import show_bytes, show_score, show_seconds
 
 from . import show
-from .options import SECONDS, DataFile, Existing, common, limits, within
+from .options import SECONDS, DataFile, Existing, common, csv, limits, within
 from .use import artifact_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ the record. Without --data, the rows are made up from the artifact's schema.
 @click.option("--model", "name", metavar="ID", help="The model of the run.  [default: the most accurate]")
 @click.option("--data", type=DataFile(), metavar="FILE", help="Rows to predict (CSV or Parquet).")
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, metavar="T", help="How long to measure.")
+@csv
 @limits
 @common
 def verify(
@@ -46,7 +47,8 @@ def verify(
     from .. import verify as module
 
     place = artifact_of(run, name)
-    found = module.verify(place, within(options), budget, data)
+    reading = {option: options[option] for option in ("sep", "decimal", "encoding")}
+    found = module.verify(place, within(options), budget, data, reading)
     if as_json:
         show.as_json(found.as_dict())
     else:

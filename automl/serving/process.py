@@ -38,6 +38,8 @@ KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 30
 BACKLOG = 2048
 RESTART_SECONDS = 1.0
+PASSED = ("SIGTERM", "SIGINT", "SIGHUP")
+"""The signals that the parent passes on to its workers."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class _Parent:
     def run(self) -> int:
         for number in range(self.setting.workers):
             self._fork(number)
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        for name in PASSED:
             signal.signal(getattr(signal, name), self._pass_on)
         failed = 0
         while self.workers:
@@ -266,7 +268,8 @@ class _Parent:
                 continue
             log.error("worker %d ended (%d): it is started again", number, code)
             time.sleep(RESTART_SECONDS)
-            self._fork(number, again=True)
+            if not self.stopping:
+                self._fork(number, again=True)
         return failed
 
     def _pass_on(self, number: int, frame: Any) -> None:
@@ -278,14 +281,20 @@ class _Parent:
     def _fork(self, number: int, again: bool = False) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        passed = {getattr(signal, name) for name in PASSED}
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, passed
+        )  # one that comes meanwhile is passed on to the new worker as well
         pid = os.fork()
         if pid:
             self.workers[pid] = (number, time.monotonic())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
             return
         code = 1
         try:
-            for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-                signal.signal(getattr(signal, name), signal.SIG_DFL)
+            for each in passed:
+                signal.signal(each, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
             _die_with_parent()
             self.metrics.become(number)
             tell = self.tell if number == 0 and not again else lambda served: None

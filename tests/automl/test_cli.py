@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pytest
 
 from automl.cli.main import cli, run
@@ -326,6 +327,33 @@ def test_fit_prints_the_object_of_the_contract(fitted: tuple[Path, dict[str, Any
         assert model["test_error"] == pytest.approx(1 - model["test_score"])
 
 
+def test_a_test_file_is_read_as_the_training_file_is(table: Path, tmp_path: Path) -> None:
+    priced = pd.DataFrame({"x": range(200), "y": [f"${1000 + 7 * i:,}" for i in range(200)]})
+    priced.to_csv(tmp_path / "train.csv", index=False)
+    priced.iloc[::7].assign(y=[" ", *priced["y"].iloc[7::7]]).to_csv(tmp_path / "test.csv", index=False)
+    done = program(
+        *("fit", "train.csv", "--target", "y", "--test", "test.csv", "--trials", "2", "--families", "linear", "--json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["test_error"] < 400
+
+
+def test_what_was_found_is_printed_where_the_test_file_has_a_class_that_is_none(table: Path, tmp_path: Path) -> None:
+    test = pd.read_csv(table / "test.csv").head(20)
+    test.loc[3, "diagnosis"] = "unheard of"
+    test.to_csv(tmp_path / "odd.csv", index=False)
+    done = program(
+        *("fit", str(table / "train.csv"), "--target", "diagnosis", "--test", "odd.csv", "--trials", "1"),
+        *("--families", "linear", "--out", "run", "--json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["models"]
+    assert "'unheard of'" in done.stderr
+    assert "automl front run" in done.stderr
+
+
 def test_progress_and_notes_are_on_stderr(fitted: tuple[Path, dict[str, Any], str]) -> None:
     assert "--task" in fitted[2], "the inferred task, and how to override it"
     assert re.search(r"^[0-9.]+ m?s, search: ", fitted[2], flags=re.MULTILINE)
@@ -380,6 +408,8 @@ def test_predict_writes_one_line_a_row(
     assert out.read_text().splitlines()[1:] == [row.split(",")[0] for row in rows]
     assert run(["predict", str(folder), str(data), "-o", str(out)]) == 2
     one_line(capsys, 2, "exists")
+    assert run(["predict", str(folder), str(data), "-o", str(tmp_path / "none" / "p.csv")]) == 2
+    one_line(capsys, 2, r"there is no folder .*none")
 
 
 def test_export_then_predict_from_the_copy(

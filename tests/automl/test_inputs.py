@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import automl
 from automl.errors import DataError, UsageError
 from automl.estimators.table import from_frame
-from automl.inputs import aligned, assemble, stack
+from automl.inputs import aligned, assemble, split_target, stack
 
 TABLE = from_frame(np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5]))
 
@@ -75,6 +78,44 @@ def test_validation_rows_exclude_other_ways_of_splitting(name: str) -> None:
     given: dict[str, Any] = {"groups": None, "time": None, "splitter": None, name: np.arange(4)}
     with pytest.raises(UsageError, match=f"X_val and {name}"):
         assemble(X, y, None, X, y, given["groups"], given["time"], given["splitter"], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"y": [0, 1]}, "y is given, and X is a file"),
+        ({"sample_weight": "w"}, 'reading={"weights": "COLUMN"}'),
+        ({"X_val": [[1]], "y_val": [1]}, "X_val is given"),
+        ({"groups": [1, 2]}, "groups is a list"),
+    ],
+)
+def test_what_a_file_cannot_be_given_with_is_refused(given: dict[str, Any], said: str, tmp_path: Any) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,w,y\n" + "1,1,0\n2,1,1\n" * 20)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        automl.fit(str(path), target="y", **given)
+    with pytest.raises(UsageError, match="reading is for a file"):
+        automl.fit([[1]] * 20, [0, 1] * 10, reading={"sep": ";"})
+
+
+def test_the_target_is_a_column_of_any_frame() -> None:
+    plain = {"x": np.arange(4), "y": np.array([0, 1, 0, 1])}
+    frames: list[Any] = [plain, pd.DataFrame(plain)]
+    frames += [arrow.table(plain)] if (arrow := _module("pyarrow")) else []
+    frames += [polars.DataFrame(plain)] if (polars := _module("polars")) else []
+    for frame in frames:
+        X, y = split_target(frame, None, "y")
+        assert list(X.columns) == ["x"]
+        assert y.tolist() == [0, 1, 0, 1]
+        with pytest.raises(UsageError, match="'z' is not a column"):
+            split_target(frame, None, "z")
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def test_frames_of_every_library_are_stacked() -> None:

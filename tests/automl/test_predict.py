@@ -23,6 +23,7 @@ from automl.estimators import runtime
 from automl.estimators.encoder import View
 from automl.estimators.families import by_name
 from automl.estimators.pipeline import Pipeline
+from automl.estimators.runtime import load
 from automl.estimators.table import from_frame
 from automl.explain import explainer_of
 from automl.stream import check_cells, open_chunks
@@ -176,6 +177,42 @@ def test_it_predicts_what_the_whole_frame_gives_in_its_order(
     assert len(found) == 400
     assert found["prediction"].tolist() == model.predict(read_frame(path)).tolist()
     assert found["probability_yes"].tolist() == model.predict_proba(read_frame(path))[:, 1].astype(float).tolist()
+
+
+def test_a_cell_is_the_level_that_it_was_in_training_whatever_the_other_cells_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "flag": rng.choice(["true", "false", "unknown"], 400),
+            "code": rng.choice(["007", "12E4", "A12"], 400),
+            "zip": pd.Categorical(rng.choice([1010, 8001], 400)),
+        }
+    )
+    y = (frame["flag"] == "true") * 2.0 + (frame["code"] == "007") + (frame["zip"] == 8001) * 0.5
+    table, rows = from_frame(frame, y, task="regression"), np.arange(400)
+    pipeline = Pipeline(by_name(["tree"])[0], {"max_leaf_nodes": 12}, view=View())
+    pipeline.fit(table, rows).export(tmp_path / "model", table, rows)
+    path = tmp_path / "new.csv"
+    path.write_text("flag,code,zip\ntrue,007,8001.0\nfalse,12E4,1010\n")
+    expected = load(tmp_path / "model").predict(
+        pd.DataFrame({"flag": ["true", "false"], "code": ["007", "12E4"], "zip": [8001, 1010]})
+    )
+    assert expected == pytest.approx([3.5, 0.0])
+    assert run(["predict", str(tmp_path / "model"), str(path)]) == 0
+    assert [float(line) for line in capsys.readouterr().out.split()[1:]] == pytest.approx(expected.tolist())
+
+
+def test_numbers_with_a_comma_are_read_where_it_is_said(
+    frame: pd.DataFrame, boosted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("age;hours;job;city\n40,125;10;nurse;A\n31,250;20;cook;B\n")
+    assert run(["predict", str(boosted), str(path)]) == 3
+    assert "'40,125'" in capsys.readouterr().err
+    assert run(["predict", str(boosted), str(path), "--decimal", ","]) == 0
+    assert run(["verify", str(boosted), "--data", str(path), "--decimal", ",", "--budget", "1"]) == 0
 
 
 def test_it_reads_standard_input(frame: pd.DataFrame, boosted: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 from automl.estimators import artifact, runtime
 from automl.estimators.encoder import Encoder, View
 from automl.estimators.errors import DataError, UsageError
+from automl.estimators.families import by_name
+from automl.estimators.pipeline import Pipeline
 from automl.estimators.runtime import CellError, is_missing, level_of
 from automl.estimators.table import from_frame
 
@@ -181,12 +184,36 @@ def test_every_container_predicts_alike(path: Path, monkeypatch: pytest.MonkeyPa
         axis=1,
     )
     assert [model.predict(wide[i : i + 1]).tolist()[0] for i in range(90)] == expected
+    if arrow := _module("pyarrow"):
+        coded = arrow.Table.from_pandas(frame)
+        coded = coded.set_column(coded.column_names.index("job"), "job", coded["job"].dictionary_encode())
+        assert model.predict(coded).tolist() == expected
     assert model.predict(frame[:0]).shape == (0,)
     assert model.predict([]).shape == (0,)
     assert runtime.load(path, threads=2).predict(frame).tolist() == expected
     monkeypatch.setattr(runtime, "BLOCK_ROWS", 7)
     assert model.predict(frame).tolist() == expected
     assert model.predict({name: frame[name].to_numpy() for name in frame}).tolist() == expected
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def test_a_frame_with_levels_of_names_predicts_as_it_was_fitted(tmp_path: Path) -> None:
+    X = pd.DataFrame(
+        np.random.default_rng(0).random((60, 2)), columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")])
+    )
+    table, rows = from_frame(X, X[("a", "b")].to_numpy() > 0.5), np.arange(60)
+    pipeline = Pipeline(by_name(["tree"])[0], {"max_leaf_nodes": 4}, view=View())
+    pipeline.fit(table, rows).export(tmp_path / "model", table, rows)
+    model = runtime.load(tmp_path / "model")
+    flat = X.set_axis(["a_b", "a_c"], axis=1)
+    assert model.predict(X).tolist() == model.predict(flat).tolist() == (X[("a", "b")] > 0.5).tolist()
+    assert model.predict(pd.concat([X] * 20)).tolist() == model.predict(X).tolist() * 20
 
 
 def test_mistakes_are_named(path: Path) -> None:

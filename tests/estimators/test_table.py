@@ -108,6 +108,22 @@ def test_codes_are_categories(cells: list[str]) -> None:
     assert column.levels == tuple(sorted(cells))
 
 
+def test_numbers_that_were_made_categories_stay_categories() -> None:
+    column, data, notes = column_of(pd.Series([8001, 1010, None, 8001] * 6).astype("category"))
+    assert column == Column("c", "categorical", levels=("1010", "8001"))
+    assert data[:4].tolist() == [1, 0, -1, 1]
+    assert "'c'" not in notes
+    assert column_of(pd.Series([True, False] * 12).astype("category"))[0].kind == "numeric"
+
+
+def test_the_decimal_character_holds_for_the_target_as_well() -> None:
+    prices = ["950", "1.234", "2.500", *(str(100 + i) for i in range(40))]
+    assert from_frame(np.arange(43.0)[:, None], prices, decimal=",").y[:3].tolist() == [950.0, 1234.0, 2500.0]
+    table = from_frame(np.arange(43.0)[:, None], ["$1,250", *(f"${100 + i}" for i in range(42))], target="price")
+    assert table.y[0] == 1250.0
+    assert "column 'price' is read as numbers (currency '$', thousands ','" in " ".join(table.notes)
+
+
 def test_mixed_numbers_and_text_are_categories_and_the_first_odd_cell_is_named() -> None:
     column, data, notes = column_of([12, 7, "-", 12.5, None] * 5)
     assert column.levels == ("-", "12", "12.5", "7")
