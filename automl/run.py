@@ -9,7 +9,7 @@ import pickle
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -33,7 +33,7 @@ from automl.search.fitting import fits_here
 from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
-from automl.search.plan import branches, from_point
+from automl.search.plan import ENSEMBLE, branches, from_point
 from automl.search.record import Losses, failures
 from automl.search.refits import Finalist
 from automl.search.setting import Limits, Progress, Setting
@@ -59,6 +59,8 @@ NETWORK_FROM = 30.0
 """From this wall budget on a family that needs torch is searched: importing torch takes seconds."""
 LOCK = "run.db.lock"
 """What a folder may hold and still be empty: the store's lock file, which outlives what it locked."""
+FALLEN = 0.01
+"""A resumed run keeps the front that it had where the new one's most accurate model has an error larger by more than this share."""
 LEAST_MEMORY = 64_000_000
 """Bytes that a trial needs at the least; under it fewer run at a time."""
 RECORD_CELLS = 400_000
@@ -262,7 +264,14 @@ class Run:
             former: dict[str, Any] | None = store.get_meta("front")
             if not finalists and former is None:
                 raise InfeasibleError(no_model(study))
-            if finalists:
+            wanted = {f.name for f in self.options.families} | ({ENSEMBLE} if self.options.ensembles else set())
+            if finalists and former is not None and fell_behind(finalists, former, wanted):
+                log.warning(
+                    "the run keeps the front that it had: there was no time to finish its most accurate model again; resume"
+                    " with a longer budget"
+                )
+                found = former
+            elif finalists:
                 found = self._object(study, self._keep(study, finalists, former))
                 store.set_meta("front", found)  # from here on the new front is the run's; before, the former one was
             else:
@@ -400,6 +409,16 @@ def score_from(study: Study) -> str:
     """Whose rows give the reported scores: "validation and holdout" where both were drawn alike, else as `Split.score_from`."""
     source = study.setting.split.score_from
     return "validation and holdout" if source == "holdout" and exchangeable(study) else source
+
+
+def fell_behind(finalists: Sequence[Finalist], former: Mapping[str, Any], families: Collection[str]) -> bool:
+    """Whether a model of the `former` front, of one of the `families` that are wanted now, is more accurate, by a share of FALLEN
+    on the same rows, than all that were finished.
+    """
+    kept = [m for m in former["models"] if m["family"] in families]
+    before = [m["measured_error"] for m in kept if m.get("measured_error") is not None]
+    now = [f.measurement.measured_error for f in finalists if f.measurement.measured_error is not None]
+    return bool(before and now) and min(now) > min(before) + FALLEN * abs(min(before))
 
 
 def _knows_days(plan: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ class Bagging:
             behind = float(own.mean(dtype=np.float64) - best.mean(dtype=np.float64))
             if len(found) == MOST or behind > NEAR * float(paired_errors([own, best])[0, 1]):
                 break
-            needed = self._judging(trial) / setting.slots + self.fitting(trial)
+            needed = self._judging(trial) + self.fitting(trial)
             helps = setting.families[trial.plan.family].bagged and trial.plan.variant == WHOLE
             if helps and needed <= room and trial.plan.family not in {t.plan.family for t in found}:
                 found.append(trial)
@@ -84,7 +84,9 @@ class Bagging:
     def seconds(self, finalists: Sequence[Trial]) -> float:
         """Wall seconds to keep back for the bags of these finalists."""
         bases = self.bases(finalists)
-        return sum(self._judging(t) for t in bases) / self.study.setting.slots + sum(self.fitting(t) for t in bases)
+        judging = [self._judging(t) for t in bases]
+        together = max(sum(judging) / self.study.setting.slots, max(judging, default=0.0))  # each is one process
+        return together + sum(self.fitting(t) for t in bases)
 
     def _judging(self, base: Trial) -> float:
         pairs = self.folds * (self.folds - 1) / 2

@@ -258,7 +258,8 @@ def _judge(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]]) 
     """What the blend of the members is like on the rows scored, with what it is expected to cost."""
     total = sum(scored.all(t) * np.float32(weight) for t, weight in members)
     mean = np.asarray(total) / np.float32(sum(weight for _, weight in members))
-    costs = together([t for t, _ in members], [t.measurement for t, _ in members])
+    counted = math.isinf(study.setting.limits.seconds)  # trials: then nothing goes by what clocks say
+    costs = together([t for t, _ in members], [study.steering(t) if counted else t.measurement for t, _ in members])
     return judged(study.setting.metric, costs, scored.y, mean, scored.weights, scored.cut)
 
 

@@ -135,7 +135,8 @@ def estimates(study: Study, models: Sequence[tuple[Trial, Measurement]]) -> list
     holdout the finished models alone.
     """
     losses, objectives = study.losses, [o for o in study.setting.objectives if o.name != "error"]
-    finished = {t.number: m for t, m in models}
+    counted = math.isinf(study.setting.limits.seconds)  # trials: then nothing goes by what clocks say
+    finished = {t.number: study.steering(t) if counted else m for t, m in models}
     tried = {t.number: study.steering(t) for t in [*study.best_rung(), *(t for t, _ in models)]}
     given = {t.number: t.plan.id in study.references for t in [*study.best_rung(), *(t for t, _ in models)]}
     parts = [(losses.holdout, finished)] if held_apart(study) else [(losses.validation, tried)]

@@ -153,7 +153,8 @@ class Finish:
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
         ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0
         fits[ahead:] = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
-        keep = sum(self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]) / study.setting.slots
+        blends = [self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]]
+        keep = max(sum(blends) / study.setting.slots, max(blends, default=0.0))
         fitted = self.refits.fit_all(fits, keep)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
@@ -179,13 +180,29 @@ class Finish:
                 log.warning("the model of trial %d is left out: %s", model.trial.number, serving)
             else:
                 measured.append(replace(model, measurement=self._measurement(model, serving)))
-        kappa = run_kappa(study.trials)
+        kappa, measured = run_kappa(study.trials), self._scored(measured)
         found = estimates(study, [(m.trial, m.measurement) for m in measured]) if measured else []
         measured = [replace(m, measurement=one) for m, one in zip(measured, found, strict=True)]
         return [
             replace(m, laws=m.laws or self.growth.laws(m.trial, self.refits.plan(m.trial), kappa))
             for m in self._front(measured)
         ]
+
+    def _scored(self, models: list[Finalist]) -> list[Finalist]:
+        """The models that have a score on the rows held apart, if any has: the metric may not be defined on what one predicts there."""
+        losses = self.study.losses
+        scored = [model for model in models if len(losses.holdout[model.trial.number])]
+        if not scored and models:  # nothing to report from: the validation rows stand for them, for all models alike
+            losses.holdout = {number: influence[:0] for number, influence in losses.holdout.items()}
+            return models
+        for model in models:
+            if model not in scored:
+                log.warning(
+                    "the model of trial %d is left out: the metric %s is not defined on what it predicts on the holdout",
+                    model.trial.number,
+                    self.study.setting.metric.name,
+                )
+        return scored
 
     def _scoring_seconds(self, trials: Sequence[Trial]) -> float:
         """What scoring models on the rows of a test file will take, by the search's look at them: each is loaded once."""
@@ -248,8 +265,8 @@ class Finish:
         rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
         fits = min(self.refits.seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
-        blends = self._blending(best) * min(USUAL, int(self.budget / ENSEMBLES_FROM)) / self.study.setting.slots
-        return SELECT_SHARE * self.budget + fits + blends
+        many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
+        return SELECT_SHARE * self.budget + fits + self._blending(best) * max(1.0, many / self.study.setting.slots)
 
     def _blending(self, members: Sequence[Trial]) -> float:
         """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""

@@ -273,7 +273,9 @@ def judged(
 
 
 def _holdout(metric: Metric, y: NDArray[Any], prediction: NDArray[Any], weights: NDArray[Any] | None) -> Influence:
-    """The holdout's influences; none where the metric is not defined on its rows: the validation rows are reported then."""
+    """The holdout's influences; none where the metric is not defined on its rows: where it is for no model, the validation rows
+    are reported.
+    """
     try:
         return metric.influence(y, prediction, weights).astype(np.float32)
     except DataError as error:

@@ -264,12 +264,15 @@ class Outlook:
 
     def largest(self, quantity: str, most: float, until: float = 1e12) -> float:
         """The most training rows at which the 90 % bound of a cost stays within `most`; 0 if it never does, `until` if always."""
-        low, high = 1.0, until
 
         def fits(rows: float) -> bool:
             forecast = self._at(quantity, rows)
             return forecast is not None and forecast.high <= most
 
+        measured = float(
+            self.entry["rows"]
+        )  # below it the interval is wider: a bound that is met there may be broken at one row
+        low, high = (measured, until) if fits(measured) else (1.0, measured)
         if not fits(low):
             return 0.0
         if fits(high):

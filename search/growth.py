@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .cost import OVERHEAD
 from .fitting import Job, Result, supervise
 from .forecast import laws_of
 from .plan import Plan
@@ -17,8 +16,6 @@ from .trial import Trial
 
 SHARE = 0.08
 """At most this share of a wall budget goes to fits on fewer rows."""
-LEAST_SECONDS = 2.0
-"""Where only trials are counted: these seconds, or half of what the search took, if that is more."""
 THREADS_SHARE = 0.03
 """... and this one to the fits that tell what threads bring; without room for them there is no threads law."""
 
@@ -49,9 +46,10 @@ class Growing:
         return self._points_seconds(self.points(finalists)) + (0.0 if threads is None else threads[1])
 
     def _points_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
-        if math.isinf(self.budget):
-            return max(LEAST_SECONDS, 0.5 * self.study.elapsed())
-        needed = sum(self.study.point_seconds(trial, rows) for trial, rows in points) / self.study.setting.slots
+        if math.isinf(self.budget):  # all: which ones there is time for would be chance
+            return math.inf
+        each = [self.study.point_seconds(trial, rows) for trial, rows in points]
+        needed = max(sum(each) / self.study.setting.slots, max(each, default=0.0))
         return min(1.2 * needed, SHARE * self.budget)
 
     def measure(self, finalists: Sequence[Trial]) -> None:
@@ -78,7 +76,10 @@ class Growing:
         if trial is None or math.isinf(self.budget):
             return None
         one = self.study.point_seconds(trial, setting.split.law_rows()[0])
-        needed = 2 * (one - OVERHEAD) / setting.split.fits() * 1.5 + 2 * OVERHEAD
+        alone = (
+            setting.threads if setting.slots == 1 else 1
+        )  # it was measured on all threads: one may take so many times as long
+        needed = (1 + alone) * one
         return (trial, needed) if needed <= THREADS_SHARE * self.budget else None
 
     def _measure_threads(self, finalists: Sequence[Trial]) -> None:
@@ -93,7 +94,8 @@ class Growing:
             folder = setting.data / "threads" / str(threads)
             job = Job(plan, setting.families[plan.family], setting.metric, setting.data, folder, rows, setting.seed)
             server = "torch" if job.family.needs == "torch" else "core"
-            outcome = supervise(job, 4 * needed + 1.0, setting.limits.memory_bytes, server, study.cancel)
+            wall = min(4 * needed + 1.0, max(0.2, study.left()))
+            outcome = supervise(job, wall, setting.limits.memory_bytes, server, study.cancel)
             if outcome.status != "completed":
                 return
             result: Result = outcome.value

@@ -382,8 +382,11 @@ def _scorer(name: str, task: TaskLike) -> Metric:
 
 
 def _from_scorer(scorer: Any, name: str, task: TaskLike) -> Metric:
-    """A scorer's best value is 0 for a negated loss and 1 for a score, except for the one that has none."""
-    best = None if name == "positive_likelihood_ratio" else (0.0 if scorer._sign < 0 else 1.0)
+    """A scorer's best value is 0 for a negated loss and 1 for a score, except for the one that has none, and for what is not
+    scikit-learn's own: a profit has no bound.
+    """
+    own = str(getattr(scorer._score_func, "__module__", "")).startswith("sklearn.")
+    best = None if name == "positive_likelihood_ratio" or not own else (0.0 if scorer._sign < 0 else 1.0)
     proba = "predict" not in np.atleast_1d(scorer._response_method)
     kind = "classifier" if task.kind != "regression" else "regressor"
     return Metric(name, True, best, proba, partial(_score_by, scorer, name, kind))

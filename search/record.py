@@ -234,7 +234,7 @@ class Record:
             self.cost.observe(family, trial.plan, trial.rows, fit, wall - folds * fit)
         elif trial.status == "stopped":
             self.cost.observe(family, trial.plan, trial.rows, trial.measurement.training_seconds or 0.0, None)
-        elif trial.status == "timeout":  # it would have taken longer still
+        elif trial.status == "timeout" and wall > 0.0:  # it would have taken longer still
             self.cost.observe(family, trial.plan, trial.rows, 1.5 * wall / folds, None)
         if trial.rung == self.base_rung and fits:
             values = self.values(trial) if trial.status == "completed" else None

@@ -80,17 +80,26 @@ class Refits:
 
     def seconds(self, fits: Sequence[list[Trial]]) -> float:
         """Seconds of final fits as `fit_all` does them."""
-        each = [self.urgency(group, ()) for group in fits]
-        dear = [seconds for rank, seconds in each if rank]
+        each = [(group, *self.urgency(group, ())) for group in fits]
+        many = self.study.setting.slots > 1
+        dear = [self.predict(group, beside=True) if many else seconds for group, rank, seconds in each if rank]
         together = max(sum(dear) / self.study.setting.slots, max(dear, default=0.0))
-        return sum(seconds for rank, seconds in each if not rank) + together
+        return sum(seconds for _, rank, seconds in each if not rank) + together
 
-    def plan(self, trial: Trial) -> Plan:
-        """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do."""
+    def plan(self, trial: Trial, *, beside: bool = False) -> Plan:
+        """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do; on one
+        where another fit runs `beside` it.
+        """
         setting = self.study.setting
         parallel = setting.families[trial.plan.family].parallel
-        alone = (setting.slots == 1 and trial.plan.hardware.threads == 1) or fit_of(trial) in self._beside
-        threads = 1 if alone or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS else setting.threads
+        beside = beside or fit_of(trial) in self._beside
+        threads = (
+            1
+            if beside
+            or (setting.slots == 1 and trial.plan.hardware.threads == 1)
+            or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS
+            else setting.threads
+        )
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
 
@@ -107,10 +116,10 @@ class Refits:
         split = self.study.setting.split
         return len(split.train) + len(split.validation) + len(split.holdout)
 
-    def predict(self, group: list[Trial]) -> float:
+    def predict(self, group: list[Trial], *, beside: bool = False) -> float:
         """Seconds of one fit on all rows: the trial's own, scaled by the prior's ratio, and what a process and exports cost."""
         study, trial = self.study, max(group, key=lambda t: t.plan.prefix)
-        plan, family = self.plan(trial), study.setting.families[trial.plan.family]
+        plan, family = self.plan(trial, beside=beside), study.setting.families[trial.plan.family]
         before = study.cost.units(family, dict(plan.params), trial.plan, trial.rows)
         after = study.cost.units(family, dict(plan.params), plan, self._all_rows())
         fit = trial.measurement.training_seconds or 0.1

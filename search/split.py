@@ -131,15 +131,15 @@ def make_split(
         raise UsageError("time is given with groups or a splitter: rows are split in one way, so give one of them")
     order = nested_order(y, task, seed)
     if validation is not None:
-        split = _given(order, y, task, seed, validation)
+        split = _nested(_given(order, y, task, seed, validation), y, task, seed)
     elif splitter is not None:
-        split = Split(order, EMPTY, EMPTY, *_splitter_folds(splitter, y, task, order, groups))
+        split = _nested(Split(order, EMPTY, EMPTY, *_splitter_folds(splitter, y, task, order, groups)), y, task, seed)
     elif time is not None:
         split = _by_time(y, task, seed, time)
     elif groups is not None:
-        split = _by_groups(order, y, task, seed, groups)
+        split = _nested(_by_groups(order, y, task, seed, groups), y, task, seed)
     elif len(y) < CV_BELOW or _lopsided(y, task):
-        split = Split(order, EMPTY, EMPTY, *_folds(order, y, task, seed))
+        split = _nested(Split(order, EMPTY, EMPTY, *_folds(order, y, task, seed)), y, task, seed)
     else:  # one stratified permutation, cut in three: every part is stratified, and the rarest classes are trained on
         n_val, n_hold = _sizes(y, task)
         cut = len(y) - n_val - n_hold
@@ -147,6 +147,17 @@ def make_split(
     split = _settled(split, y, task)
     _check(split, y, task, classes)
     return split
+
+
+def _nested(split: Split, y: NDArray[Any], task: str, seed: int) -> Split:
+    """The split with the rows of every fit in a nested order of their own: a part of the order of all has a class's first row
+    where that happens to lie.
+    """
+
+    def nested(rows: Rows) -> Rows:
+        return rows[nested_order(y[rows], task, seed)] if len(rows) else rows
+
+    return replace(split, train=nested(split.train), folds=tuple((nested(train), val) for train, val in split.folds))
 
 
 def _sizes(y: NDArray[Any], task: str) -> tuple[int, int]:

@@ -166,7 +166,8 @@ class Study(Record):
             else:
                 share = TRIAL_SHARE if plan.family in seen else NEW_SHARE
                 dear = high > room or middle > max(1.0, share * room)
-            if limits.seconds == math.inf or first or not dear:
+            stoppable = not (self.setting.in_process and fits_here(family))  # or else it takes what it takes
+            if limits.seconds == math.inf or (first and (stoppable or middle <= room)) or not dear:
                 self._start(pool, trial, self._wall(family, middle, high, room, first))
                 return True
             self.end(
@@ -177,7 +178,7 @@ class Study(Record):
             )
             skipped.append(((middle > room, plan.family in seen, middle), high, trial))
         room = self.left() - reserve()
-        if not skipped or self._pending or room < LEAST_SECONDS:
+        if not skipped or self._pending or room < LEAST_SECONDS or self.setting.in_process:
             return False
         # nothing runs and nothing fits: a prediction may be wrong, and time that is left over is worth nothing
         (_, _, middle), high, trial = min(skipped, key=lambda one: one[0])

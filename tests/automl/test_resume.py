@@ -213,6 +213,21 @@ def test_where_nothing_can_be_finished_the_run_keeps_its_front(
     assert len(again.predict(frame.drop(columns="y"))) == len(frame)
 
 
+def test_a_front_whose_best_model_is_not_finished_again_is_kept(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    former = fit(frame, run, 4).front_
+    assert former[0].family != "baseline"
+    whole = Finish.run
+    monkeypatch.setattr(Finish, "run", lambda self: [m for m in whole(self) if m.plan.family == "baseline"])
+    again = fit(frame, run, 4, resume=True)
+    assert [m.id for m in again.front_] == [m.id for m in former]
+    assert len(again.predict(frame.drop(columns="y"))) == len(frame)
+    smaller = fit(frame, run, 4, resume=True, families=["baseline"], exclude=None)
+    assert [m.family for m in smaller.front_] == ["baseline"]
+
+
 # -- the folder ----------------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,7 @@ def studied(seed: int, merge: bool = True, models: int = 20) -> SimpleNamespace:
     validation, holdout = (dict(enumerate(alike(seed + k, models))) for k in (0, 1000))
     setting = SimpleNamespace(
         objectives=(),
+        limits=SimpleNamespace(seconds=60.0),
         merge=merge,
         metric=MAE,
         split=SimpleNamespace(folds=()),

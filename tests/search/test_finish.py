@@ -10,6 +10,7 @@ import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.search import finish, refits
+from automl.search.estimate import scoring
 from automl.search.finish import Finish, exact_front
 from automl.search.front import nondominated
 from automl.search.interrupt import noted
@@ -29,6 +31,7 @@ from automl.search.measure import threads_of
 from automl.search.objective import Objective
 from automl.search.plan import Plan
 from automl.search.race import NO_TIME, Serving, race
+from automl.search.record import Losses
 from automl.search.refits import Finalist
 from automl.search.trial import Measurement, Trial
 
@@ -123,6 +126,23 @@ def test_the_rate_of_small_batches_is_shown_where_there_was_no_time_for_large_on
     front = automl.fit(*table, **QUICK).front_
     assert front[0].rows_per_second is None
     assert "54,321" in front.table()[1]
+
+
+@pytest.mark.parametrize(("known", "left"), [((0, 2), [0, 2]), ((), [0, 1, 2]), ((3,), [0, 1, 2])])
+def test_a_model_without_a_score_on_the_holdout_is_left_out_where_others_have_one(
+    known: tuple[int, ...], left: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    validation = {number: np.ones(5, np.float32) for number in range(4)}
+    losses = Losses(validation, {number: np.ones(4 if number in known else 0, np.float32) for number in range(4)})
+    study: Any = SimpleNamespace(
+        losses=losses, setting=SimpleNamespace(merge=True, metric=SimpleNamespace(name="poisson"))
+    )
+    models: list[Any] = [SimpleNamespace(trial=SimpleNamespace(number=number)) for number in range(3)]
+    one = Finish.__new__(Finish)
+    one.study = study
+    assert [m.trial.number for m in one._scored(models)] == left
+    assert len({len(scoring(study)[number]) for number in left}) == 1
+    assert ("poisson is not defined" in caplog.text) == (len(left) < 3)
 
 
 def test_the_reserve_is_reckoned_while_every_core_has_a_trial(table: Any, monkeypatch: Any) -> None:

@@ -91,6 +91,15 @@ def test_the_most_rows_within_a_limit_hold_it_at_the_intervals_end() -> None:
     assert found.largest("size_bytes", 1e12) == 1e12
 
 
+def test_a_limit_that_the_measured_rows_meet_gives_at_least_as_many() -> None:
+    trials = curve(0.1, 0.05, 0.5)
+    trials = [replace(t, measurement=replace(t.measurement, training_memory_bytes=8e6 + 100 * t.rows)) for t in trials]
+    found = Outlook(entry(trials), 10, 2)
+    most = 1.05 * found.at(20_000)["training_memory_bytes"].high
+    assert found.at(1)["training_memory_bytes"].high > most
+    assert found.largest("training_memory_bytes", most) >= 20_000
+
+
 def test_a_model_that_learns_on_overtakes_one_that_has_stopped() -> None:
     stopped = Outlook(entry(curve(0.14, 0.001, 0.5)), 10, 2)
     learning = Outlook(entry(curve(0.02, 0.14, 0.5), "m02"), 10, 2)

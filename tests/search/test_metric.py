@@ -202,6 +202,15 @@ def test_a_scorer_object_works() -> None:
     assert metric.name == "fbeta_score"
 
 
+def profit(y_true: Any, y_pred: Any) -> float:
+    return float(5000.0 * np.mean(np.asarray(y_true) == np.asarray(y_pred)))
+
+
+def test_a_scorer_of_ones_own_has_no_best_value() -> None:
+    assert Metric.resolve(sk.make_scorer(profit), BINARY).best is None
+    assert Metric.resolve(sk.make_scorer(sk.fbeta_score, beta=2), BINARY).best == 1.0
+
+
 def share_of_yes_found(y_true: Any, y_pred: Any) -> float:
     return float(np.mean(y_pred[y_true == "yes"] == "yes"))
 

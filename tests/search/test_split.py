@@ -188,6 +188,19 @@ def test_users_validation_rows_are_not_trained_on(given: int, source: str) -> No
     assert split.score_from == source
 
 
+def test_a_rare_class_is_trained_on_from_the_first_rung_however_rows_are_held_out() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200_000)
+    y[rng.choice(len(y), 40, replace=False)] = 2
+    missed = 0
+    for seed in range(12):
+        validation = np.sort(np.random.default_rng(seed).choice(len(y), 40_000, replace=False))
+        for how in ({"validation": validation}, {"groups": rng.integers(0, 5_000, len(y))}):
+            split = make_split(y, "multiclass", seed, classes=("a", "b", "c"), **how)
+            missed += 2 not in y[split.train[: split.rungs()[0]]]
+    assert not missed
+
+
 def test_a_time_series_splitter_never_trains_on_the_future() -> None:
     split = make_split(np.arange(120.0), "regression", 0, splitter=TimeSeriesSplit(4))
     assert split.fits() == 4
