@@ -53,7 +53,7 @@ def read_table(
     from automl.estimators.inputs import Inputs
     from automl.estimators.table import from_frame
 
-    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows)
+    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows, {})
     with columns:
         for name, role in ((target, "target"), (weights, "weights"), *((d, "drop") for d in drop)):
             if name is not None:
@@ -73,7 +73,7 @@ def read_table(
             Inputs(columns.rows, names, read, True),
             _whole(columns.read(target)),
             task=task,
-            weights=None if weights is None else _weights(columns.read(weights), weights),
+            weights=None if weights is None else row_weights(columns.read(weights), weights),
             infinite=infinite,
             target=target,
             source=str(path),
@@ -91,13 +91,25 @@ def read_frame(
     decimal: str | None = None,
     encoding: str | None = None,
     bad_rows: str = "error",
-    texts: Texts | None = None,
 ) -> pd.DataFrame:
-    """The file as a pandas DataFrame, read by the same rules as `read_table`; of `texts` see `as_levels`."""
-    columns, _, _ = _read(path, sep, decimal, encoding, bad_rows, texts)
+    """The file as a pandas DataFrame, read by the same rules as `read_table`."""
+    return read_known(path, {}, sep=sep, decimal=decimal, encoding=encoding, bad_rows=bad_rows)[0]
+
+
+def read_known(
+    path: str | os.PathLike[str],
+    texts: Texts,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    bad_rows: str = "error",
+) -> tuple[pd.DataFrame, str | None]:
+    """(the file as `read_frame`, but `texts` as in `as_levels`; the decimal character that its texts are read with, if it is known)."""
+    columns, _, hint = _read(path, sep, decimal, encoding, bad_rows, texts)
     with columns:
         frame: pd.DataFrame = columns.frame()
-        return frame
+        return frame, hint
 
 
 def _require(columns: Any, name: str, role: str, path: Any) -> None:
@@ -121,7 +133,8 @@ def _whole(y: Any) -> Any:
     return y
 
 
-def _weights(column: Any, name: str) -> Any:
+def row_weights(column: Any, name: str) -> Any:
+    """The column of weights as float64 (n,), NaN where missing. Raises DataError where it holds anything but numbers."""
     if column.dtype.kind not in "fiub":
         raise DataError(f"the weights column {shown(name)} is not numeric: it holds {shown(column.iloc[0])}")
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -264,7 +277,7 @@ def _read(
     decimal: str | None,
     encoding: str | None,
     bad_rows: str,
-    texts: Texts | None = None,
+    texts: Texts,
 ) -> tuple[_Frame | _Parquet, list[str], str | None]:
     """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller."""
     if bad_rows not in ("error", "skip"):
@@ -275,7 +288,7 @@ def _read(
             return _Parquet(source, stack.pop_all().close), source.notes, None
         dialect = sniff(source.rewind(), source.name, sep, decimal)
         check_header(source.name, dialect)
-        frame, notes = _read_csv(source, dialect, bad_rows, texts or {})
+        frame, notes = _read_csv(source, dialect, bad_rows, texts)
         hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
         return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
 
@@ -313,31 +326,33 @@ def parse(stream: IO[Any], name: str, dialect: Dialect, texts: Texts) -> Any:
 
     with parsing(name, dialect):
         frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str) or None, **csv_options(dialect))
-    as_levels(frame, texts)
+    as_levels(frame, texts, dialect.decimal)
     return frame.reset_index(drop=True) if dialect.extra == "names" else frame
 
 
-def as_levels(frame: pd.DataFrame, texts: Texts) -> None:
-    """Puts the known level in place of a text that is none, where it is one once read as a number or a boolean.
+def as_levels(frame: pd.DataFrame, texts: Texts, decimal: str) -> None:
+    """Where all known levels are those of numbers or booleans, puts the known one in place of a text that reads as it.
 
     pandas types a column by the cells of its own file: "007" is 7 where all are numbers, and "true" is True. A model that
     learned the level "007" from a file with "A12" needs the text; one that learned 7 from numbers needs what it reads as.
     """
     for name in texts.keys() & set(frame.columns):
         known, column = texts[name], frame[name]
+        if not known or not all(_level_read(level, ".") == level for level in known):
+            continue
         unknown = [text for text in column.dropna().unique() if text not in known]
-        read = {text: level for text in unknown if (level := _level_read(text)) in known}
+        read = {text: level for text in unknown if (level := _level_read(text, decimal)) in known}
         if read:
             frame[name] = column.where(~column.isin(list(read)), column.map(read))
 
 
-def _level_read(text: str) -> str:
+def _level_read(text: str, decimal: str) -> str:
     """The level of a text that pandas would read as a number or a boolean; "" for another."""
     if text.lower() in ("true", "false"):
         return level_of(text.lower() == "true")
     for kind in (int, float):
         try:
-            return level_of(kind(text)) if "_" not in text else ""
+            return level_of(kind(text.replace(decimal, "."))) if "_" not in text else ""
         except ValueError:
             pass
     return ""

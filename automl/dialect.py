@@ -167,9 +167,11 @@ def _ranked(text: str, whole: bool) -> list[tuple[float, str]]:
 
 
 def _has_decimal_comma(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a comma can only be a decimal one, and no point need be: "1.234" beside "0,5" has thousands."""
     cells = [cell for row in rows for cell in row]
     commas = [c for c in cells if _DECIMAL_COMMA.match(c)]
-    return any(not _THOUSANDS.match(c) for c in commas) and not any(_DECIMAL_POINT.match(c) for c in cells)
+    points = [c for c in cells if _DECIMAL_POINT.match(c)]
+    return any(not _THOUSANDS.match(c) for c in commas) and all(_THOUSANDS.match(c.replace(".", ",")) for c in points)
 
 
 def _is_number(text: str) -> bool:

@@ -9,7 +9,7 @@ import pickle
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -30,10 +30,11 @@ from automl.search.cost import CostModel
 from automl.search.estimate import exchangeable
 from automl.search.finish import Finish
 from automl.search.fitting import fits_here
+from automl.search.front import check
 from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
-from automl.search.plan import ENSEMBLE, branches, from_point
+from automl.search.plan import Plan, branches, from_point, single_of
 from automl.search.record import Losses, failures
 from automl.search.refits import Finalist
 from automl.search.setting import Limits, Progress, Setting
@@ -264,8 +265,7 @@ class Run:
             former: dict[str, Any] | None = store.get_meta("front")
             if not finalists and former is None:
                 raise InfeasibleError(no_model(study))
-            wanted = {f.name for f in self.options.families} | ({ENSEMBLE} if self.options.ensembles else set())
-            if finalists and former is not None and fell_behind(finalists, former, wanted):
+            if finalists and former is not None and fell_behind(finalists, self._wanted(former)):
                 log.warning(
                     "the run keeps the front that it had: there was no time to finish its most accurate model again; resume"
                     " with a longer budget"
@@ -281,6 +281,17 @@ class Run:
             self._discard_models(found)
             shutil.rmtree(data, ignore_errors=True)
         return found
+
+    def _wanted(self, former: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The models of the `former` front that might be on one now: within the limits, of families that are searched."""
+        families, greater = {f.name for f in self.options.families}, self.options.metric.greater_is_better
+
+        def wanted(entry: dict[str, Any]) -> bool:
+            members = {single_of(plan).family for plan, _ in Plan.from_dict(entry["plan"]).members}
+            known = (members or {entry["family"]}) <= families and (not members or self.options.ensembles)
+            return known and not check(Measurement.from_dict(entry), self.options.bounds, greater)
+
+        return [entry for entry in former["models"] if wanted(entry)]
 
     def _study(
         self, store: Store, data: Path, executor: Executor | None, listener: Callable[[Progress], None] | None
@@ -411,12 +422,9 @@ def score_from(study: Study) -> str:
     return "validation and holdout" if source == "holdout" and exchangeable(study) else source
 
 
-def fell_behind(finalists: Sequence[Finalist], former: Mapping[str, Any], families: Collection[str]) -> bool:
-    """Whether a model of the `former` front, of one of the `families` that are wanted now, is more accurate, by a share of FALLEN
-    on the same rows, than all that were finished.
-    """
-    kept = [m for m in former["models"] if m["family"] in families]
-    before = [m["measured_error"] for m in kept if m.get("measured_error") is not None]
+def fell_behind(finalists: Sequence[Finalist], former: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the `former` models is more accurate, by a share of FALLEN on the same rows, than all that were finished."""
+    before = [m["measured_error"] for m in former if m.get("measured_error") is not None]
     now = [f.measurement.measured_error for f in finalists if f.measurement.measured_error is not None]
     return bool(before and now) and min(now) > min(before) + FALLEN * abs(min(before))
 

@@ -186,7 +186,7 @@ class _Csv(Chunks):
             if chunk is None:
                 return
             chunk = chunk.reset_index(drop=True)
-            as_levels(chunk, self._texts)
+            as_levels(chunk, self._texts, self._dialect.decimal)
             yield chunk
 
     def __iter__(self) -> Iterator[pd.DataFrame]:

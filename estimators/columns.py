@@ -232,7 +232,12 @@ def _from_levels(name: str, values: Any, decimal: str | None, row_of: Callable[[
         return _from_texts(name, codes, texts, fixed, decimal) or _categorical(
             name, codes, texts, _odd_note(name, codes, texts, row_of)
         )
-    if fixed and all(isinstance(c, numbers.Real) and not isinstance(c, (bool, np.bool_)) for c in cells):
+    ordered = getattr(values.dtype, "ordered", False)  # their order is worth more than their names
+    if (
+        fixed
+        and not ordered
+        and all(isinstance(c, numbers.Real) and not isinstance(c, (bool, np.bool_)) for c in cells)
+    ):
         return _categorical(name, codes, cells, [])  # numbers that the user made categories
     return _from_objects(name, codes, cells, texts, decimal) or _categorical(
         name, codes, cells, _odd_note(name, codes, cells, row_of)

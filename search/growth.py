@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .cost import OVERHEAD
 from .fitting import Job, Result, supervise
 from .forecast import laws_of
 from .plan import Plan
@@ -76,10 +77,8 @@ class Growing:
         if trial is None or math.isinf(self.budget):
             return None
         one = self.study.point_seconds(trial, setting.split.law_rows()[0])
-        alone = (
-            setting.threads if setting.slots == 1 else 1
-        )  # it was measured on all threads: one may take so many times as long
-        needed = (1 + alone) * one
+        alone = max(1, trial.plan.hardware.threads)  # so many times as long one thread may take
+        needed = (1 + alone) * (one - OVERHEAD) + 2 * OVERHEAD
         return (trial, needed) if needed <= THREADS_SHARE * self.budget else None
 
     def _measure_threads(self, finalists: Sequence[Trial]) -> None:

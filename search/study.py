@@ -92,6 +92,7 @@ class Study(Record):
         """
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
         try:
+            reckon()
             more = True  # after many proposals that did not fit, none is asked for until a trial has ended
             while not self._finished(reserve):
                 while more and len(self._pending) < self.setting.slots:
@@ -102,6 +103,8 @@ class Study(Record):
                 reckon()
                 self._collect(max(0.02, min(0.25, self.left() - reserve())))
                 more = more or len(self._pending) < running
+                if self.setting.in_process:  # its trials have ended by now
+                    reckon()
                 self.tell_listener("search")
             if self.interrupted:
                 log.warning("interrupted: the front so far is kept")
@@ -178,11 +181,13 @@ class Study(Record):
             )
             skipped.append(((middle > room, plan.family in seen, middle), high, trial))
         room = self.left() - reserve()
-        if not skipped or self._pending or room < LEAST_SECONDS or self.setting.in_process:
+        if not skipped or self._pending or room < LEAST_SECONDS:
             return False
         # nothing runs and nothing fits: a prediction may be wrong, and time that is left over is worth nothing
         (_, _, middle), high, trial = min(skipped, key=lambda one: one[0])
         family = self.setting.families[trial.plan.family]
+        if self.setting.in_process and fits_here(family):  # it could not be ended
+            return False
         self._start(pool, replace(trial, number=self.take_number()), self._wall(family, middle, high, room, False))
         return True
 

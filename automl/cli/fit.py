@@ -216,7 +216,7 @@ def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
     from automl.estimators.runtime import RowEncoder, level_of
     from automl.estimators.target import known_target
 
-    from ..dataset import read_frame
+    from ..dataset import read_known, row_weights
     from ..stream import text_columns
 
     target, kind = options["target"], front.found["task"]
@@ -224,10 +224,11 @@ def score_on(front: Front, path: Path, options: dict[str, Any]) -> None:
     texts = text_columns(*(RowEncoder(manifest["encoder"]) for manifest in manifests))
     if kind != "regression":
         texts[target] = {level_of(label) for label in front[0].classes_}
-    frame = read_frame(path, texts=texts, **reading(options))
-    y, rows = known_target(frame[target], kind, target, lambda row: str(row + 2), options["decimal"])
+    frame, decimal = read_known(path, texts, **reading(options))
+    y, rows = known_target(frame[target], kind, target, lambda row: str(row + 2), decimal)
     columns = [options[name] for name in ("target", "weights") if options[name] is not None]
-    weights = None if options["weights"] is None else frame[options["weights"]].to_numpy(float)[rows]
+    name = options["weights"]
+    weights = None if name is None else row_weights(frame[name], name)[rows]
     front.score_on(frame.drop(columns=columns).iloc[rows], y, sample_weight=weights)
 
 

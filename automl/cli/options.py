@@ -7,13 +7,18 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 import automl
 from automl.estimators.errors import AutoMLError
 from automl.search import units
+
+if TYPE_CHECKING:
+    Type = click.ParamType[Any]
+else:
+    Type = click.ParamType  # no generic before click 8.4
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,7 +45,7 @@ STARTED = process_start()
 VERSION = click.version_option(automl.__version__, "--version", prog_name="automl")
 
 
-class Quantity(click.ParamType[Any]):
+class Quantity(Type):
     """A number with a unit, read by one of the functions of `units`."""
 
     def __init__(self, name: str, read: Callable[[object, str], float]) -> None:
@@ -59,7 +64,7 @@ BYTES = Quantity("size", units.size)
 ROWS = Quantity("rows", units.count)
 
 
-class Names(click.ParamType[Any]):
+class Names(Type):
     """Names with commas between them."""
 
     name = "names"
@@ -74,7 +79,7 @@ class Names(click.ParamType[Any]):
 NAMES = Names()
 
 
-class DataFile(click.ParamType[Any]):
+class DataFile(Type):
     """A regular file that exists; with `stdin` also "-"."""
 
     name = "file"
@@ -97,7 +102,7 @@ class DataFile(click.ParamType[Any]):
         return path
 
 
-class Existing(click.ParamType[Any]):
+class Existing(Type):
     """A run folder or an artifact: a path that exists."""
 
     name = "path"

@@ -95,10 +95,8 @@ def predict(
     if proba and model.classes_ is None:
         raise click.UsageError("--proba is for classifiers, and this model does regression; leave it out.")
     explainer = _explainer(place, model) if explain else None
-    opened = partial(
-        open_chunks, used=model.used, texts=text_columns(model.encoder), sep=sep, decimal=decimal, encoding=encoding
-    )
-    with opened(data) as chunks:
+    opened = partial(open_chunks, used=model.used, texts=text_columns(model.encoder))
+    with opened(data, sep=sep, decimal=decimal, encoding=encoding) as chunks:
         check_cells(model, chunks)
         if explainer is not None and background is None:
             _learn(explainer, model, chunks)

@@ -268,8 +268,7 @@ class _Parent:
                 continue
             log.error("worker %d ended (%d): it is started again", number, code)
             time.sleep(RESTART_SECONDS)
-            if not self.stopping:
-                self._fork(number, again=True)
+            self._fork(number, again=True)
         return failed
 
     def _pass_on(self, number: int, frame: Any) -> None:
@@ -279,12 +278,14 @@ class _Parent:
                 os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
 
     def _fork(self, number: int, again: bool = False) -> None:
+        """Starts a worker, unless the server is to stop by now."""
         sys.stdout.flush()
         sys.stderr.flush()
         passed = {getattr(signal, name) for name in PASSED}
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, passed
-        )  # one that comes meanwhile is passed on to the new worker as well
+        signal.pthread_sigmask(signal.SIG_BLOCK, passed)  # one that comes meanwhile reaches the new worker as well
+        if self.stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+            return
         pid = os.fork()
         if pid:
             self.workers[pid] = (number, time.monotonic())

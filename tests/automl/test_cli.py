@@ -339,6 +339,20 @@ def test_a_test_file_is_read_as_the_training_file_is(table: Path, tmp_path: Path
     assert json.loads(done.stdout)["models"][0]["test_error"] < 400
 
 
+def test_the_decimal_character_that_was_found_holds_for_the_targets_of_both_files(tmp_path: Path) -> None:
+    lines = [f"{i},5;{1000 + 7 * i:,}".replace(",", ".").replace(".5;", ",5;") for i in range(200)]
+    for name, some in (("train", lines), ("test", lines[::5])):
+        (tmp_path / f"{name}.csv").write_text("x;y\n" + "\n".join(some) + "\n")
+    done = program(
+        *("fit", "train.csv", "--target", "y", "--test", "test.csv", "--trials", "2", "--families", "linear", "--json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout)["models"][0]
+    assert 0 <= best["test_error"] < 400
+    assert "column 'y' is read as numbers (thousands '.'" in done.stderr
+
+
 def test_what_was_found_is_printed_where_the_test_file_has_a_class_that_is_none(table: Path, tmp_path: Path) -> None:
     test = pd.read_csv(table / "test.csv").head(20)
     test.loc[3, "diagnosis"] = "unheard of"

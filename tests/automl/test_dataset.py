@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from automl.dataset import read_frame, read_table
+from automl.dataset import as_levels, read_frame, read_table
 from automl.estimators.errors import AutoMLError, DataError, ResourceError, UsageError
 from automl.estimators.table import Table
 
@@ -54,6 +54,19 @@ def same(table: Table, plain: Table) -> bool:
 
 
 # --- what loads ---
+
+
+def test_a_text_is_a_known_level_only_where_all_of_them_are_numbers() -> None:
+    def read(cells: list[str | None], known: set[str], decimal: str = ".") -> list[Any]:
+        frame = pd.DataFrame({"c": pd.Series(cells, dtype=object)})
+        as_levels(frame, {"c": known, "absent": {"1"}}, decimal)
+        return [None if cell != cell else cell for cell in frame["c"]]
+
+    assert read(["007", "8.0", None, "x"], {"7", "8"}) == ["7", "8", None, "x"]
+    assert read(["007", "8.0"], {"7", "8", "A12"}) == ["007", "8.0"]
+    assert read(["true", "FALSE"], {"True", "False"}) == ["True", "False"]
+    assert read(["0,5", "1,5"], {"0.5", "1.5"}, ",") == ["0.5", "1.5"]
+    assert read(["1", "2"], set()) == ["1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_numbers_that_were_made_categories_stay_categories() -> None:
     assert data[:4].tolist() == [1, 0, -1, 1]
     assert "'c'" not in notes
     assert column_of(pd.Series([True, False] * 12).astype("category"))[0].kind == "numeric"
+    assert column_of(pd.Series(pd.Categorical([1, 10, 2] * 8, ordered=True)))[0].kind == "numeric"
 
 
 def test_the_decimal_character_holds_for_the_target_as_well() -> None:

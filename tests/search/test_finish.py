@@ -155,7 +155,7 @@ def test_the_reserve_is_reckoned_while_every_core_has_a_trial(table: Any, monkey
     monkeypatch.setattr(Finish, "reckon", reckon)
     automl.fit(*table, families=["baseline", "linear", "tree"], budget=Budget(time=30, trials=4), n_jobs=1)
     assert len(idle) >= 4
-    assert not any(idle)
+    assert not any(idle[1:])  # but for the first, before any
 
 
 def test_a_finalist_without_artifact_is_left_out(table: Any, monkeypatch: Any) -> None:
