@@ -219,7 +219,7 @@ def assemble(
     X: Any, y: Any, weights: Any, X_val: Any, y_val: Any, groups: Any, time: Any, splitter: Any, task: str | None
 ) -> tuple[Table, Rows]:
     """The table of what was given in memory, and how its rows are held apart. Raises UsageError for two ways at once."""
-    from automl.estimators.table import from_frame
+    from automl.estimators.table import from_frame, normalised
 
     n = rows_in(X)
     validation = None
@@ -229,8 +229,8 @@ def assemble(
         for name, given in (("groups", groups), ("time", time), ("splitter", splitter)):
             if given is not None:
                 raise UsageError(f"X_val and {name} both say how rows are held apart: give one of them")
-        if weights is not None:
-            weights = np.concatenate([np.asarray(weights, float), np.ones(rows_in(X_val))])
+        if weights is not None:  # X_val's rows weigh as the mean of X's own
+            weights = np.concatenate([normalised(weights, n), np.ones(rows_in(X_val))])
         X, y = stack(X, X_val), np.concatenate([np.asarray(y), np.asarray(y_val)])
         validation = np.arange(n, rows_in(X))
     table = from_frame(X, y, task=task, weights=weights)

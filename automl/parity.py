@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS = 1_000
 MOST_DIFFERENCE = 1e-5
-"""Relative to max(1, |value|); of a regression to the larger of |value| and the predictions' standard deviation."""
+"""Relative to 1; of a regression to the larger of |value| and the predictions' standard deviation."""
 SPOILED = 8
 """One cell of so many is missing, and one of so many is unseen (a level) or far out (a number)."""
 MISSING_CELLS = (None, None, "", "NA", " ")
@@ -105,7 +105,7 @@ def prove(
         row = int(np.argmax(off.max(axis=1) if off.ndim == 2 else off))
         raise ArtifactError(
             f"format {form!r} is refused for this model: its predictions differ by {worst:.2g}, allowed is "
-            f"{MOST_DIFFERENCE:g} (relative to max(1, |value|); first seen in row {row} of the {len(wanted)} test rows)"
+            f"{MOST_DIFFERENCE:g} (relative to {'|value|' if model.task == 'regression' else 1}; first seen in row {row} of the {len(wanted)} test rows)"
         )
     return {"format": form, "rows": len(wanted), "largest_difference": worst, "allowed": MOST_DIFFERENCE}
 
@@ -139,6 +139,8 @@ def _makers(encoder: RowEncoder, thresholds: Mapping[int, Values]) -> dict[str, 
 def _maker(entry: Any, splits: Values) -> _Maker:
     from automl.estimators import runtime
 
+    if entry.finite:
+        return _spoiled(_number_maker(entry, splits))
     if isinstance(entry, runtime.Date):
         days = entry.parts.index("days") if "days" in entry.parts else None
         center = entry.centers[days] if days is not None else 0.0
@@ -150,6 +152,22 @@ def _maker(entry: Any, splits: Values) -> _Maker:
         return lambda rng, count: _levels(rng, count, list(entry.codes))
     if isinstance(entry, runtime.Text):
         return lambda rng, count: _texts(rng, count, entry.places)
+    return _number_maker(entry, splits)
+
+
+def _spoiled(maker: _Maker) -> _Maker:
+    """With infinities, for a column that takes them as missing."""
+
+    def make(rng: np.random.Generator, count: int) -> list[Any]:
+        kind = rng.integers(0, 2 * SPOILED, count).tolist()
+        return [{0: math.inf, 1: -math.inf}.get(k, cell) for k, cell in zip(kind, maker(rng, count), strict=True)]
+
+    return make
+
+
+def _number_maker(entry: Any, splits: Values) -> _Maker:
+    from automl.estimators import runtime
+
     if isinstance(entry, runtime.Scaled):
         return lambda rng, count: _numbers(rng, count, entry.center, entry.scale, splits, 1e6)
     if isinstance(entry, runtime.Shifted):

@@ -58,10 +58,9 @@ class Forest:
         left = (found <= self.threshold[node]) | (np.isnan(found) & self.missing_left[node])
         if not len(self.members):
             return np.asarray(left)
-        width = self.members.shape[1] - 1  # the last is for codes that no set knows
-        code = np.nan_to_num(found, nan=-1.0)
-        known = (code >= 0) & (code < width)
-        place = np.where(known, code, width).astype(np.int64)
+        width = self.members.shape[1] - 1  # the first is for -1, the last for codes that no set knows
+        known = (found >= -1) & (found < width - 1)
+        place = np.where(known, found + 1, width).astype(np.int64)
         sets = self.sets[node]
         return np.asarray(np.where(sets >= 0, self.members[sets, place], left))
 
@@ -241,13 +240,13 @@ def _ends(read: dict[str, Any]) -> Ints:
 
 
 def _sets(codes: dict[int, list[int]], nodes: int) -> tuple[Ints, Bools]:
-    """(the set of each node or -1, (sets, codes + 1) which codes are in it: the last column is for unknown ones)."""
+    """(the set of each node or -1, (sets, codes) which codes from -1 on are in it: the last column is for unknown ones)."""
     sets = np.full(nodes, -1, np.int64)
-    width = 1 + max((max(found, default=0) for found in codes.values()), default=0)
+    width = 2 + max((max(found, default=0) for found in codes.values()), default=0)
     members = np.zeros((len(codes), width + 1), np.bool_)
     for place, (node, found) in enumerate(codes.items()):
         sets[node] = place
-        members[place, found] = True
+        members[place, np.asarray(found, np.int64) + 1] = True
     return sets, members
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import runtime
 from .encoder import Encoder
 from .errors import ArtifactError
-from .pipeline import Proof, proof_blocks
+from .pipeline import Proof, proof_blocks, relative
 
 if TYPE_CHECKING:
     from .table import Table
@@ -122,11 +122,11 @@ def _prove(
     found = run(_onnx(model), encoder)
     total = sum(weight * run(_quickest(graph), own) for graph, own, weight in members)
     mean = np.asarray(total) / sum(weight for _, _, weight in members)
-    worst = float(np.nan_to_num(np.abs(found - mean) / np.maximum(spread, np.abs(mean)), nan=np.inf).max())
+    worst = float(np.nan_to_num(relative(found, mean, spread), nan=np.inf).max())
     if not worst <= MOST_DIFFERENCE:
         raise ArtifactError(
             f"the blended graph differs from the mean of its {len(members)} models by {worst:.2g}, "
-            f"allowed is {MOST_DIFFERENCE:g} (relative to max(1, |value|)): refused"
+            f"allowed is {MOST_DIFFERENCE:g} (relative to the spread of the target, or 1): refused"
         )
     return Proof(len(found), worst, 0)
 

@@ -342,8 +342,11 @@ class Engine:
     def __init__(self, model: bytes, width: int | None = None, outputs: int | None = None) -> None:
         self._lowered = Lowered(read(model))
         self.width, self.outputs = self._lowered.width, self._lowered.outputs
-        if (width or self.width, outputs or self.outputs) != (self.width, self.outputs):
-            raise NotLoweredError(f"the graph makes {self.outputs} of {self.width} columns, not {outputs} of {width}")
+        wanted = (self.width if width is None else width, self.outputs if outputs is None else outputs)
+        if wanted != (self.width, self.outputs):
+            raise NotLoweredError(
+                f"the graph makes {self.outputs} of {self.width} columns, not {wanted[1]} of {wanted[0]}"
+            )
         library = native.library()
         sizes = (ctypes.c_int64 * native.SIZES)()
         library.kernel_sizes(sizes)

@@ -161,6 +161,8 @@ def _columns(encoder: RowEncoder) -> tuple[list[dict[str, Any]], list[tuple[int,
 
 def _fields(entry: Any) -> dict[str, Any] | None:
     kind = type(entry)
+    if entry.finite:
+        return None
     if kind is runtime.Number:
         return {"kind": NUMBER}
     if kind is runtime.Scaled:

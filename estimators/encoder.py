@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -94,15 +94,17 @@ class Encoder:
         *,
         columns: Sequence[int] | None = None,
         seed: int = 0,
+        weights: NDArray[np.float64] | None = None,
     ) -> tuple[Encoder, Any]:
         """Learns the tables from the training `rows` of `table` alone, and encodes these rows.
 
-        `columns` are the indices of the input columns to keep (None: all). Returns (encoder, X): X as of `transform`, but
-        with out-of-fold target means, so that a model does not learn from a row's own target.
+        `columns` are the indices of the input columns to keep (None: all), `weights` (len(rows),) those of the target means
+        (None: the table's). Returns (encoder, X): X as of `transform`, but with out-of-fold target means, so that a model
+        does not learn from a row's own target.
         """
         rows = np.asarray(rows)
         kept = range(len(table.columns)) if columns is None else columns
-        fold = _Folds(table, rows, seed)
+        fold = _Folds(table, rows, seed, weights)
         entries = _fit_numbers(table, [i for i in kept if table.columns[i].kind == "numeric"], rows, view)
         for index in kept:
             if table.columns[index].kind != "numeric":
@@ -310,7 +312,7 @@ def _fit_column(table: Table, index: int, rows: NDArray[np.int64], view: View, f
     if column.kind == "text":
         return _fit_text(index, data[rows], view)
     if column.kind == "sparse":
-        return _fit_block(index, data[rows], view)
+        return _fit_block(index, data[rows], view, column.parse)
     values = np.asarray(data[rows[:: _stride(len(rows))]], np.float64)
     absent = bool(np.isnan(np.asarray(data[rows], np.float64)).any()) and view.numeric == "scaled"
     return [_fit_date(column, index, values[~np.isnan(values)], view, absent)]
@@ -342,13 +344,17 @@ def _fit_text(index: int, counts: Any, view: View) -> list[dict[str, Any]]:
     return [{"as": "text", "column": index, "kept": kept}] if kept else []
 
 
-def _fit_block(index: int, block: Any, view: View) -> list[dict[str, Any]]:
+def _fit_block(index: int, block: Any, view: View, parse: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The columns of a sparse block that are not empty; "scaled" divides by the largest magnitude where these differ."""
-    largest = np.asarray(abs(block).max(axis=0).toarray(), np.float64).reshape(-1)
+    magnitude = abs(block)
+    magnitude.data = np.nan_to_num(magnitude.data, nan=0.0)
+    largest = np.asarray(magnitude.max(axis=0).toarray(), np.float64).reshape(-1)
     kept = np.flatnonzero(largest > 0)
     if not len(kept):
         return []
     entry: dict[str, Any] = {"as": "sparse", "column": index}
+    if parse:
+        entry["parse"] = dict(parse)
     if len(kept) < len(largest):
         entry["kept"] = kept.tolist()
     largest = largest[kept]
@@ -389,8 +395,9 @@ def _fit_categories(
 class _Folds:
     """The target of the training rows as `outputs` columns, and the fold of each row, both made when first needed."""
 
-    def __init__(self, table: Table, rows: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, table: Table, rows: NDArray[np.int64], seed: int, weights: NDArray[np.float64] | None) -> None:
         self.table, self.rows, self.seed = table, rows, seed
+        self.weights = np.asarray(table.weights[rows]) if weights is None and table.weights is not None else weights
         self.means: dict[int, NDArray[np.float32]] = {}
         self._folds: NDArray[np.int64] | None = None
 
@@ -421,8 +428,7 @@ class _Folds:
         translate = np.full(len(column.levels) + 1, len(seen), np.int64)
         translate[seen] = np.arange(len(seen))  # missing is a level of its own, the last
         level = translate[codes]
-        weights = None if self.table.weights is None else np.asarray(self.table.weights[self.rows], np.float64)
-        found = [_smoothed(level, self.folds, y, weights, len(seen) + 1) for y in self.targets()]
+        found = [_smoothed(level, self.folds, y, self.weights, len(seen) + 1) for y in self.targets()]
         full, other = np.stack([f[0] for f in found], 1), np.asarray([f[1] for f in found])
         rows = np.stack([f[2] for f in found], 1)
         if view.numeric == "scaled":

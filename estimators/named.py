@@ -158,8 +158,13 @@ def _float(graph: NamedGraph, value: str) -> str:
     return graph.node("Cast", value, to=1)
 
 
+def _read(graph: NamedGraph, entry: runtime.Column) -> str:
+    raw = graph.read(entry.name, "double", entry.width if isinstance(entry, runtime.Block) else 1)
+    return graph.node("Where", graph.node("IsInf", raw), graph.double(np.nan), raw) if entry.finite else raw
+
+
 def _together(graph: NamedGraph, entries: Sequence[Any]) -> str:
-    columns = [graph.read(entry.name, "double") for entry in entries]
+    columns = [_read(graph, entry) for entry in entries]
     return columns[0] if len(columns) == 1 else graph.node("Concat", *columns, axis=1)
 
 
@@ -192,7 +197,7 @@ def _squashed(graph: NamedGraph, value: str, centers: Sequence[float], scales: S
 def _shifteds(graph: NamedGraph, entries: Sequence[runtime.Shifted]) -> list[str]:
     parts = []
     for entry in entries:
-        moved = graph.node("Sub", graph.read(entry.name, "double"), graph.double(entry.shift))
+        moved = graph.node("Sub", _read(graph, entry), graph.double(entry.shift))
         moved = _clipped(graph, moved)
         parts.append(_float(graph, moved))
         if entry.split:
@@ -323,7 +328,7 @@ def _lookup(graph: NamedGraph, entry: Any, keys: Sequence[bytes], **values: Any)
 def _blocks(graph: NamedGraph, entries: Sequence[runtime.Block]) -> list[str]:
     parts = []
     for entry in entries:
-        raw = graph.read(entry.name, "double", entry.width)
+        raw = _read(graph, entry)
         known = graph.node("Where", graph.node("IsNaN", raw), graph.double(0.0), raw)
         known = _clipped(graph, known)
         if entry.scale is not None:

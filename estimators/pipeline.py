@@ -90,8 +90,8 @@ class Pipeline:
         weights = None if table.weights is None else np.asarray(table.weights[rows])
         if merge and self.family.merges_duplicates:
             rows, weights = merge_duplicates(table, rows)
-        keep = self._select(table, rows, task)
-        self.encoder, X = Encoder.fit(table, rows, self.view, columns=keep, seed=self.seed)
+        keep = self._select(table, rows, task, weights)
+        self.encoder, X = Encoder.fit(table, rows, self.view, columns=keep, seed=self.seed, weights=weights)
         self.reduction = None
         if self.rank and self.rank < X.shape[1]:
             from .reduce import Reduction
@@ -104,16 +104,19 @@ class Pipeline:
         self.task = table.task
         return self
 
-    def _select(self, table: Table, rows: NDArray[np.int64], task: str) -> list[int] | None:
+    def _select(
+        self, table: Table, rows: NDArray[np.int64], task: str, weights: NDArray[np.float64] | None
+    ) -> list[int] | None:
         """The input columns kept, best first by the ranking; None keeps all."""
         if not self.family.reads:
             return [0]
         if self.selection == "none" or self.fraction >= 1.0 or len(table.columns) < 2:
             return None
-        some = rows[:RANKING_ROWS] if len(rows) > RANKING_ROWS else rows
-        ranking, X = Encoder.fit(table, some, View(), seed=self.seed)
+        some, weights = rows[:RANKING_ROWS], None if weights is None else weights[:RANKING_ROWS]
+        ranking, X = Encoder.fit(table, some, View(), seed=self.seed, weights=weights)
         costs = {i: select.COSTS.get(column.kind, 1e-6) for i, column in enumerate(table.columns)}
-        order = select.rank(X, np.asarray(table.y[some]), task, self.selection, ranking.sources, self.seed, costs)
+        y, sources = np.asarray(table.y[some]), ranking.sources
+        order = select.rank(X, y, task, self.selection, sources, self.seed, costs, weights)
         return sorted(select.keep(order, self.fraction))
 
     def _prepare(self, X: Any) -> Any:
@@ -214,7 +217,7 @@ class Pipeline:
     def export(self, folder: Path, table: Table, rows: NDArray[np.int64]) -> tuple[int, Proof]:
         """Writes the artifact, proves it on `rows`, and returns its size in bytes and the proof.
 
-        Raises ArtifactError if the graph differs from the model by more than 1e-5 relative to max(1, |value|), for regression to the target's spread.
+        Raises ArtifactError if the graph differs from the model by more than 1e-5 by `relative`, with a spread of 1 for probabilities.
         """
         from .artifact import save
 
@@ -256,7 +259,7 @@ class Pipeline:
                 found = np.column_stack([1.0 - found[:, 0].astype(np.float64), found[:, 0]])
             elif self.task.kind == "regression":
                 found = found[:, 0]
-            difference = np.abs(found - native) / np.maximum(scale, np.abs(native))
+            difference = relative(found, native, scale)
             difference = difference if difference.ndim == 1 else difference.max(axis=1)
             if hasattr(self.model, "tied"):
                 tied = self.model.tied(self._prepare_dense(part))
@@ -265,13 +268,22 @@ class Pipeline:
             if len(difference):
                 worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max()))
         if not worst <= 1e-5:
+            to = "to |value| and the target's spread" if self.task.kind == "regression" else "to 1"
             raise ArtifactError(
-                f"the exported graph of {self.family.name} differs from the model by {worst:.2g}, allowed is 1e-05 (relative to max(1, |value|)): refused"
+                f"the exported graph of {self.family.name} differs from the model by {worst:.2g}, allowed is 1e-05 (relative {to}): refused"
             )
         return Proof(count, worst, ties)
 
     def _prepare_dense(self, X: NDArray[np.float32]) -> Any:
         return X if self.reduction is None else self.reduction.transform(X)
+
+
+def relative(found: NDArray[Any], value: NDArray[Any], spread: float) -> NDArray[np.float64]:
+    """|found - value| relative to max(spread, |value|), but to no more than 100 spreads.
+
+    Far from zero a float32 is still near in proportion to the value where it has lost what tells two values apart.
+    """
+    return np.asarray(np.abs(found - value) / np.minimum(np.maximum(spread, np.abs(value)), 100.0 * spread))
 
 
 def proof_blocks(encoder: Encoder, table: Table, rows: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.float32]]:

@@ -169,9 +169,18 @@ def number_text_reader(parse: Mapping[str, Any]) -> Callable[[str], float]:
 def number_reader(parse: Mapping[str, Any]) -> Callable[[object], float]:
     """How a cell of a numeric column is read: a float, NaN where missing; the function raises CellError.
 
-    Booleans are 0 and 1; a whole number beyond float64 is an infinity of its sign.
+    Booleans are 0 and 1; a whole number beyond float64 is an infinity of its sign. An infinity is missing where
+    `parse["infinite"]` says so.
     """
     text_reader = number_text_reader(parse)
+    if parse.get("infinite") == "missing":
+        plain = number_reader({key: value for key, value in parse.items() if key != "infinite"})
+
+        def read_finite(value: object) -> float:
+            number = plain(value)
+            return number if math.isfinite(number) else math.nan
+
+        return read_finite
 
     def read(value: object) -> float:
         try:
@@ -261,8 +270,13 @@ def read_numbers(values: Any, parse: Mapping[str, Any]) -> NDArray[np.float64]:
     """A numeric column, (n,) of anything, as float64 with NaN where missing. Raises CellError (with its row)."""
     array = cells(values)
     if array.dtype.kind in "fiub":
-        return array.astype(np.float64)
+        return without_infinities(array.astype(np.float64), parse)
     return _read_each(array.tolist(), number_reader(parse), len(array))
+
+
+def without_infinities(numbers: NDArray[np.float64], parse: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Of a column that takes them as missing (`number_reader`): NaN in their place."""
+    return np.where(np.isinf(numbers), np.nan, numbers) if parse.get("infinite") == "missing" else numbers
 
 
 def read_dates(values: Any, parse: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -424,6 +438,7 @@ class Column(ABC):
         self.index = int(entry["column"])
         parse = entry.get("parse")
         self.read = number_reader(parse) if parse else _read_plain
+        self.finite = bool(parse) and parse.get("infinite") == "missing"
 
     def parse(self, values: Any) -> Any:
         return read_numbers(values, self.entry.get("parse") or {})
@@ -677,6 +692,8 @@ class Hashed(Category):
     def __init__(self, entry: Mapping[str, Any], name: str) -> None:
         super().__init__({"levels": (), **entry}, name)
         self.buckets = int(entry["buckets"])
+        if self.buckets < 1:
+            raise ValueError(f"{self.buckets} buckets")
         self.width = self.buckets + bool(entry.get("missing"))
         self.quick: dict[Any, int] = {}
         self.known = {}
@@ -762,7 +779,7 @@ class Block(Column):
     def write(self, pairs: Iterable[tuple[int, object]], floats: Any, start: int) -> None:
         """Writes one row's cells, given as (place, cell) pairs."""
         for place, value in pairs:
-            number: Any = value if value.__class__ is float else self.read(value)
+            number: Any = value if value.__class__ is float and not self.finite else self.read(value)
             if number != number:
                 continue
             number = min(max(number, -FLOAT_MAX), FLOAT_MAX)
@@ -881,6 +898,7 @@ class RowEncoder:
         self._texts, self._text_entries = of("text")
         self._block_run, self._blocks = of("sparse")
         self._reads = [e.read for e in numbers]
+        self._finite = [i for i, e in enumerate(self.entries) if e.finite and type(e) is not Block]
         self._careful = [(e.quick.get, e.cell) for e in ordinals]
         self._rest = slice(len(numbers) + len(ordinals), len(numbers) + len(ordinals) + len(scaleds + absents + others))
         self._rest_cells = [e.cell for e in (*scaleds, *absents, *others)]
@@ -932,6 +950,8 @@ class RowEncoder:
 
     def fill_cells(self, values: Sequence[Any], buffer: RowBuffer) -> None:
         """Writes the cells, one for each entry that isn't a block; cells that need care go through `_slow`."""
+        if self._finite:
+            values = self._without_infinities(values)
         try:
             codes = [get(v) for get, v in zip(self._codes, values[self._ordinals], strict=True)]
             rest = [
@@ -957,6 +977,18 @@ class RowEncoder:
             self._slow(values, buffer)
         if self._zeros:
             self._fill_places(values, buffer)
+
+    def _without_infinities(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The cells with NaN for those that `Column.finite` entries read as missing."""
+        found = list(values)
+        for i in self._finite:
+            try:
+                number = self.entries[i].read(found[i])
+            except CellError:  # said where the cell is read
+                continue
+            if number != number:
+                found[i] = _NAN
+        return tuple(found)
 
     def _slow(self, values: Sequence[Any], buffer: RowBuffer) -> None:
         """What `fill_cells` packs, with every cell read as in a batch and clipped to float32's range."""
@@ -1189,7 +1221,7 @@ class Source:
             return entry.parse(self.column(entry.name, position, first, last))
         if self.names is None and hasattr(self.frame, "tocsr"):
             part = self.frame[first:last][:, [position + column for column in entry.kept]]
-            return part.toarray().astype(np.float64)
+            return without_infinities(part.toarray().astype(np.float64), entry.entry.get("parse") or {})
         out = np.empty((last - first, entry.width))
         for place, column in enumerate(entry.kept):
             values = self.column(entry.names[place], position + column, first, last)
@@ -1440,7 +1472,14 @@ def _open_engine(graph: bytes, width: int, outputs: int, batch: int, wanted: str
     if wanted == "compiled":
         try:
             module = _compiled()
-            return module.Engine(graph, width, outputs)
+            try:
+                return module.Engine(graph, width, outputs)
+            except module.NotLoweredError as error:
+                if not asked:
+                    raise
+                raise ResourceError(
+                    f"the compiled engine cannot run this model ({error}): use engine='onnx', or leave engine out"
+                ) from None
         except ImportError as error:
             why = f"its files are not beside {Path(__file__).name} ({error})"
         except RuntimeError as error:  # NoLibraryError

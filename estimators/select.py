@@ -32,11 +32,12 @@ def rank(
     sources: Sequence[int],
     seed: int = 0,
     costs: Mapping[int, float] | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """The input columns, best first, each once.
 
-    X (n, d): float32 matrix, dense with NaN for missing or CSR; y (n,): class codes or values; `sources` (d,): the input
-    column that each matrix column came from. An input column counts by the sum of its columns' gains ("value": over its
+    X (n, d): float32 matrix, dense with NaN for missing or CSR; y (n,): class codes or values; `weights` (n,): of the rows;
+    `sources` (d,): the input column that each matrix column came from. An input column counts by the sum of its columns' gains ("value": over its
     cost, 1 where `costs` has none, as a greedy knapsack takes them), or by its best column for the other methods. Raises UsageError for an unknown method.
     """
     if method not in METHODS:
@@ -47,9 +48,10 @@ def rank(
         return columns
     if X.shape[0] > ROWS:
         some = np.sort(np.random.default_rng(seed).choice(X.shape[0], ROWS, replace=False))
-        X, y = X[some], y[some]
+        X, y, weights = X[some], y[some], None if weights is None else weights[some]
+    relative = np.ones(X.shape[0]) if weights is None else weights / weights.mean()
     scores = {"gain": gain, "value": gain, "l1": l1_path, "mutual_info": mutual_information}[method](
-        X, np.asarray(y), task, seed
+        X, np.asarray(y), task, seed, relative
     )
     position = np.searchsorted(columns, origin)
     if method in ("gain", "value"):
@@ -71,7 +73,7 @@ def keep(order: Sequence[int] | NDArray[np.int64], fraction: float) -> list[int]
     return [int(c) for c in order[: max(1, math.ceil(fraction * len(order) - 1e-9))]]
 
 
-def gain(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64]:
+def gain(X: Any, y: NDArray[Any], task: str, seed: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Total gain of each column's splits in 50 small LightGBM trees, less the mean gain of its shuffled copies."""
     import lightgbm
 
@@ -98,14 +100,16 @@ def gain(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64]:
     if task == "multiclass":
         params["num_class"] = int(y.max()) + 1
         trees = max(5, 50 // params["num_class"])
-    data = lightgbm.Dataset(matrix, label=y, params={"verbosity": -1})
+    data = lightgbm.Dataset(matrix, label=y, weight=weights, params={"verbosity": -1})
     booster = lightgbm.train(params, data, num_boost_round=trees)
     found = np.asarray(booster.feature_importance("gain"), np.float64)
     noise = found[width:].reshape(copies, width).mean(axis=0) if copies else 0.0
     return np.asarray(found[:width] - noise, np.float64)
 
 
-def mutual_information(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64]:
+def mutual_information(
+    X: Any, y: NDArray[Any], task: str, seed: int, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Mutual information in nats of each column with the target, over quantile bins (missing is a bin of its own).
 
     Less the bias of the plug-in estimate, (bins - 1)(classes - 1) / 2n (Miller, 1955).
@@ -113,7 +117,7 @@ def mutual_information(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray
     rows, width = X.shape
     codes = y.astype(np.int64) if task != "regression" else quantile_codes(y.astype(np.float64)[:, None], 10)[:, 0]
     classes = np.unique(codes, return_inverse=True)[1]
-    target = np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
+    target = (np.eye(int(classes.max()) + 1)[classes] * weights[:, None]).astype(np.float32)
     share = target.mean(axis=0, dtype=np.float64)
     result = np.empty(width)
     for i in range(0, width, 256):
@@ -151,7 +155,7 @@ def quantile_codes(X: NDArray[Any], bins: int) -> NDArray[np.int64]:
     return codes
 
 
-def l1_path(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64]:
+def l1_path(X: Any, y: NDArray[Any], task: str, seed: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The penalty at which each column enters a group-lasso path of the standardised target on the standardised columns.
 
     The target is 0/1 indicators of the classes (least squares); each column's coefficients for all outputs enter
@@ -161,7 +165,7 @@ def l1_path(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64
     outputs = np.eye(int(y.max()) + 1)[y.astype(np.int64)] if task != "regression" else y.astype(np.float64)[:, None]
     outputs = outputs[:, 1:] if task == "binary" else outputs
     spread = outputs.std(axis=0)
-    target = (outputs - outputs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    target = weights[:, None] * (outputs - outputs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     rows, width = X.shape
     moment = np.empty((width, target.shape[1]))
     for i in range(0, width, 256):
@@ -170,7 +174,7 @@ def l1_path(X: Any, y: NDArray[Any], task: str, seed: int) -> NDArray[np.float64
     score = strength - strength.max() - 1.0  # below every entry penalty
     chosen = np.sort(np.argsort(-strength, kind="stable")[:PATH_COLUMNS])
     block = standardised(X[:, chosen])
-    entries = path_entries(block.T @ block / rows, moment[chosen], strength[chosen].max())
+    entries = path_entries((block.T * weights) @ block / rows, moment[chosen], strength[chosen].max())
     entered = entries > 0
     score[chosen[entered]] = entries[entered]
     return np.asarray(score, np.float64)

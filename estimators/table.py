@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -338,7 +339,8 @@ def from_frame(
     """A table of inputs `X` and target `y`, with columns typed, useless ones dropped, and the task inferred if not given.
 
     `X` is a DataFrame (pandas, polars, Arrow, or anything with `to_pandas`), a numpy array (n, d), a scipy sparse matrix,
-    a dict of arrays, or `Inputs` that read a column when it is needed; `y` (n,) labels or numbers; `weights` (n,) not negative. `infinite` is "error" or "missing".
+    a dict of arrays, or `Inputs` that read a column when it is needed; `y` (n,) labels or numbers; `weights` (n,) not negative,
+    of which only the ratios count. `infinite` is "error" or "missing".
     `names` name the columns of an array ("x0", "x1", ... otherwise), `target` names y in messages, `decimal` settles
     what "1,234" means, `first_row` is the number that messages give to the first row.
     Raises DataError or DataTypeError naming the column and row, UsageError for an unknown option.
@@ -352,8 +354,9 @@ def from_frame(
         raise DataError(f"X has {rows:,} rows and y {len(y):,}: they must be as many")
     if rows == 0:
         raise DataError("the table has no rows")
-    weights, kept = _weights(weights, rows, first_row)
     notes: list[str] = []
+    weights = None if weights is None else normalised(weights, rows, first_row)
+    kept = np.flatnonzero(weights) if weights is not None and not weights.all() else None
     if kept is not None:
         y = y.iloc[kept] if hasattr(y, "iloc") else y[kept] if isinstance(y, np.ndarray) else [y[int(i)] for i in kept]
         notes.append(f"{rows - len(kept):,} rows have the weight 0 and are left out.")
@@ -367,16 +370,18 @@ def from_frame(
     notes += found.notes
     if kept is not None and weights is not None:
         weights = weights[kept]
+        weights = weights / weights.mean()
     builder = _Builder(found, infinite, row_of, decimal, inputs.named)
     for position, column in enumerate(inputs.names):
         builder.add(column, inputs.read(position, kept))
     return builder.table(inputs.names, notes, weights, source, kept)
 
 
-def _weights(weights: Any, rows: int, first_row: int) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
-    """(weights as float64, positions of those above zero or None for all)."""
-    if weights is None:
-        return None, None
+def normalised(weights: Any, rows: int, first_row: int = 0) -> NDArray[np.float64]:
+    """(rows,) the sample weights over the mean of those that are not zero. Raises DataError for what can be no weight.
+
+    Only their ratios count: penalties, smoothing and the least weight of a leaf take a row's weight as a number of rows.
+    """
     try:
         values = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
@@ -390,7 +395,8 @@ def _weights(weights: Any, rows: int, first_row: int) -> tuple[NDArray[np.float6
         )
     if not values.any():
         raise DataError("every sample weight is zero: no row is left to learn from")
-    return values, (np.flatnonzero(values > 0) if (values == 0).any() else None)
+    values = values / values.max()  # their sum is finite, and what is tiny beside the largest is not lost to the mean
+    return values / values[values > 0].mean()
 
 
 class _Builder:
@@ -417,8 +423,11 @@ class _Builder:
             self._add_sparse(name, *values)
             return
         reading = read_column(name, values, self.decimal, self.row_of)
-        if reading.column.kind in ("numeric", "date"):
+        if reading.column.kind in ("numeric", "date") and np.isinf(reading.data).any():
             reading.data = self._finite(name, reading.data)
+            if reading.column.kind == "numeric":  # as the deployed model will read it
+                parse = {**reading.column.parse, "infinite": "missing"}
+                reading.column = dataclasses.replace(reading.column, parse=parse)
         reason = reading.dropped or self._row_number(name, reading)
         if reason:
             self.dropped.setdefault(reason, []).append(name)
@@ -441,12 +450,11 @@ class _Builder:
                 raise DataError(self._infinite_message(names[block.indices[bad[0]]], row))
             block = block.copy()
             block.data[bad] = np.nan
-        self.columns.append(Column(name, "sparse", names=tuple(names)))
+        parse = {"infinite": "missing"} if len(bad) else {}
+        self.columns.append(Column(name, "sparse", parse=parse, names=tuple(names)))
         self.data.append(block.astype(np.float32))
 
     def _finite(self, name: str, data: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not np.isinf(data).any():
-            return data
         if self.infinite == "error":
             raise DataError(self._infinite_message(name, int(np.argmax(np.isinf(data)))))
         count = int(np.isinf(data).sum())

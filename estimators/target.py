@@ -17,6 +17,8 @@ from .columns import number_parse, parse_notes
 from .errors import DataError, DataTypeError, UsageError
 from .runtime import NA_STRINGS, CellError, is_missing, number_reader, shown
 
+MOST_OFFSET = 1e-4
+"""The least spread of a regression's target, relative to its mean: below it rounding to float32 is 1/1,000 of the spread."""
 TASKS = ("binary", "multiclass", "classification", "regression")
 FEW_CLASSES = 20
 """Whole numbers with at most so many distinct values may be classes."""
@@ -95,8 +97,20 @@ def read_target(
         notes.append(f"only {len(codes)} rows have a target: whatever is measured on them is hardly more than chance.")
     if kind == "regression":
         assert values is not None
+        _refuse_offset(values[codes], name)
         return Target(values[codes], Task(kind), kept, (*notes, *said))
     return _classes(codes, cells, kind, name, kept, notes)
+
+
+def _refuse_offset(y: NDArray[np.float64], name: str) -> None:
+    """Raises DataError for values so far from zero that float32, in which deployed models compute, loses their differences."""
+    center = float(y.mean())
+    spread = float((y - center).std())
+    if spread < MOST_OFFSET * abs(center):
+        raise DataError(
+            f"the target {shown(name)} varies by {spread:.3g} (standard deviation) around {center:.10g}: deployed models compute in"
+            f" float32, which has seven digits, so subtract a constant near {center:.3g} from it, and add it to predictions"
+        )
 
 
 def known_target(

@@ -81,7 +81,7 @@ def row_fields(source: Source) -> str:
     for name, field in source.fields.items():
         kind = source.kinds[name]
         what = {DATE: "a date, in seconds since 1970-01-01 00:00 UTC", CATEGORY: "a category"}.get(kind, "a number")
-        parse = {key: value for key, value in (parses.get(name) or {}).items() if key != "unit"}
+        parse = {key: value for key, value in (parses.get(name) or {}).items() if key not in ("unit", "infinite")}
         read = f"; as text it was read by {comment(repr(parse), 200)}" if parse else ""
         declared = f"const char *{field};" if kind == CATEGORY else f"double {field};"
         lines.append(f"    {declared} /* {comment(name)!s}: {what}{read} */")
@@ -124,6 +124,8 @@ class _Columns:
             return self.category(entry, cell)
         if isinstance(entry, runtime.Date):
             return self.date(entry, cell)
+        if entry.finite:
+            cell = f"(isinf({cell}) ? NAN : {cell})"
         x = f"x[{self.at}]"
         if isinstance(entry, runtime.Absent):
             return [f"{x} = isnan({cell}) ? 1.0f : 0.0f;"]
@@ -145,7 +147,9 @@ class _Columns:
         lines = []
         for place, name in enumerate(entry.names):
             times = "" if entry.scale is None else f" * {double(entry.scale[place])}"
-            lines.append(f"x[{self.at + place}] = to_float(cell(row->{self.source.fields[name]}){times});")
+            cell = f"row->{self.source.fields[name]}"
+            cell = f"(isinf({cell}) ? NAN : {cell})" if entry.finite else cell
+            lines.append(f"x[{self.at + place}] = to_float(cell({cell}){times});")
         return lines
 
     def date(self, entry: runtime.Date, cell: str) -> list[str]:

@@ -94,6 +94,14 @@ def number_text_reader(parse: Mapping[str, Any]) -> Callable[[str], float]:
 def number_reader(parse: Mapping[str, Any]) -> Callable[[Any], float]:
     """A cell to a float, NaN where missing; the function raises ValueError."""
     text_reader = number_text_reader(parse)
+    if parse.get("infinite") == "missing":
+        plain = number_reader({key: value for key, value in parse.items() if key != "infinite"})
+
+        def read_finite(value: Any) -> float:
+            number = plain(value)
+            return number if math.isfinite(number) else math.nan
+
+        return read_finite
 
     def read(value: Any) -> float:
         try:

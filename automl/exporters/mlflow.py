@@ -89,7 +89,8 @@ def columns(encoder: RowEncoder) -> list[dict[str, Any]]:
     types = {"number": "double", "date": "datetime", "category": "string", "hashed": "string", "text": "string"}
     kinds: dict[str, str] = {}
     for entry in encoder.entries:
-        read = bool(entry.entry.get("parse")) and entry.parsed == "number"  # numbers that came as text, or booleans
+        parse = {key for key in entry.entry.get("parse") or {} if key != "infinite"}
+        read = bool(parse) and entry.parsed == "number"  # numbers that came as text, or booleans
         for name in entry.names if isinstance(entry, Block) else [entry.name]:
             kinds[name] = "double" if isinstance(entry, Block) else "any" if read else types[entry.parsed]
     return [{"type": kinds[name], "name": name, "required": kinds[name] != "any"} for name in encoder.used]

@@ -47,6 +47,10 @@ def _called(entry: Any) -> str:
 
 
 def _maker(entry: Any) -> Any:
+    if entry.finite:
+        raise refuse(
+            f"column {shown(entry.name)} takes infinite values as missing, of which scikit-learn has no transformer"
+        )
     makers: dict[type, Any] = {
         runtime.Number: lambda entries, names: "passthrough",
         runtime.Scaled: _scaled,

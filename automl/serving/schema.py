@@ -47,7 +47,7 @@ class Field:
     def parse(self) -> Mapping[str, Any]:
         """How text is read as a number or date; {} for the plain way."""
         found: Mapping[str, Any] = self.entries[0].entry.get("parse") or {}
-        return found
+        return {key: value for key, value in found.items() if key != "infinite"}
 
     def json_schema(self) -> dict[str, Any]:
         """What a JSON cell of this column may be."""

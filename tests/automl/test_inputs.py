@@ -72,6 +72,16 @@ def test_groups_of_any_kind_are_told_apart() -> None:
         assert found.tolist() == [0, 1, 0, 2]
 
 
+def test_validation_rows_weigh_as_the_mean_of_the_others() -> None:
+    X, y = np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5])
+    for scale in (1e-6, 1.0, 1e6):
+        table, _ = assemble(X, y, np.array([1.0, 3.0, 1.0, 3.0]) * scale, X + 100.0, y, None, None, None, None)
+        assert table.weights is not None
+        np.testing.assert_allclose(table.weights, [0.5, 1.5, 0.5, 1.5, 1, 1, 1, 1])
+    with pytest.raises(DataError, match="shape"):
+        assemble(X, y, np.ones(3), X, y, None, None, None, None)
+
+
 @pytest.mark.parametrize("name", ["groups", "time", "splitter"])
 def test_validation_rows_exclude_other_ways_of_splitting(name: str) -> None:
     X, y = np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5])

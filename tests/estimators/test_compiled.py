@@ -15,9 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from automl.estimators import artifact, native, runtime
-from automl.estimators.compiled import Engine, refusal
+from automl.estimators.compiled import Engine, NotLoweredError, refusal
 from automl.estimators.errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 from automl.estimators.families import FAMILIES
+from automl.estimators.graph import Graph
 
 NAMES = [*(family.name for family in FAMILIES), "blend"]
 TASKS = ("binary", "multiclass", "regression")
@@ -259,6 +260,25 @@ def test_threads_and_processes_that_make_it_at_once_all_get_it(fresh: Path) -> N
         assert len({id(future.result()) for future in [pool.submit(native.library) for _ in range(8)]}) == 1
     assert [each.communicate(timeout=60)[0].strip() for each in several] == ["got it"] * 3
     assert len(list((fresh / "cache" / "automl-frontier").iterdir())) == 1
+
+
+def test_a_graph_that_the_engine_lacks_a_step_of_is_an_error_that_names_the_other_engine(
+    made: Any, tmp_path: Path
+) -> None:
+    graph = made("neighbours", "binary").model
+    artifact.save(tmp_path / "m", tables=TABLES, model=graph, task="binary", classes=[0, 1])
+    assert runtime.load(tmp_path / "m").engine == "onnx"
+    with pytest.raises(ResourceError, match=r"cannot run this model \(.*TopK.*use engine='onnx'"):
+        runtime.load(tmp_path / "m", engine="compiled")
+
+
+def test_only_the_shape_that_is_asked_for_is_run() -> None:
+    graph = Graph(2)
+    model = graph.model(graph.node("MatMul", graph.x, graph.constant(np.ones((2, 1))))).SerializeToString()
+    assert Engine(model, 2, 1).outputs == 1
+    for width, outputs in ((0, 1), (2, 0), (3, None), (None, 2)):
+        with pytest.raises(NotLoweredError, match="of 2 columns"):
+            Engine(model, width, outputs)
 
 
 def test_without_a_compiler_it_is_an_error_if_asked_for_and_else_a_warning(

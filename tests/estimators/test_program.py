@@ -184,6 +184,29 @@ def check_bounds(trees: Trees) -> None:
     assert ((trees.target >= 0) & (trees.target < trees.outputs)).all()
 
 
+def test_a_circle_of_equalities_that_no_row_reaches_is_left_out() -> None:
+    graph = Graph(1)
+    y = graph.node(
+        "TreeEnsemble",
+        graph.x,
+        domain="ai.onnx.ml",
+        n_targets=1,
+        tree_roots=np.array([0]),
+        nodes_featureids=np.zeros(4, np.int64),
+        nodes_splits=tensor(np.array([0.5, 1.0, 2.0, 3.0])),
+        nodes_modes=tensor(np.array([0, EQ, EQ, EQ], np.uint8)),
+        nodes_truenodeids=np.array([0, 1, 1, 1]),
+        nodes_falsenodeids=np.array([1, 2, 3, 2]),  # 1 leads to 2, which leads to 3, which leads to 2
+        nodes_trueleafs=np.ones(4, np.int64),
+        nodes_falseleafs=np.array([1, 0, 0, 0]),
+        leaf_targetids=np.zeros(2, np.int64),
+        leaf_weights=tensor(np.array([1.0, 2.0])),
+    )
+    trees = read(graph.model(y).SerializeToString()).steps[0].trees
+    assert trees is not None
+    assert trees.splits == 1
+
+
 def test_a_circle_of_splits_is_refused() -> None:
     graph = Graph(1)
     y = graph.node(

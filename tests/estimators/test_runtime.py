@@ -145,6 +145,32 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return write(tmp_path_factory.mktemp("model") / request.param, task, classes, y, view)
 
 
+@pytest.mark.parametrize("view", [View(), View("scaled")], ids=["raw", "scaled"])
+def test_infinities_taken_as_missing_in_training_are_missing_in_a_row_too(view: View) -> None:
+    rng = np.random.default_rng(0)
+    cells = {"a": rng.normal(size=40), "b": 1e9 + rng.random(40), "c": rng.normal(size=40)}
+    cells["a"][3], cells["b"][5] = np.inf, -np.inf
+    table = from_frame(pd.DataFrame(cells), rng.normal(size=40), infinite="missing")
+    encoder = Encoder.fit(table, np.arange(40), view)[0].rows
+    absent = encoder.transform_row({"a": None, "b": np.nan, "c": 1.0})
+    for infinite in (np.inf, -np.inf, np.float32(np.inf), "inf", 10**400):
+        np.testing.assert_array_equal(encoder.transform_row({"a": infinite, "b": infinite, "c": 1.0}), absent)
+        frame = pd.DataFrame({"a": [infinite] * 9, "b": [infinite] * 9, "c": [1.0] * 9})
+        np.testing.assert_array_equal(encoder.transform(frame), np.repeat(absent, 9, axis=0))
+    for infinite in (np.inf, "inf"):  # there were none in training: it is a large number
+        row = encoder.transform_row({"a": 1.0, "b": 1e9, "c": infinite})
+        assert np.isfinite(row).all()
+    with pytest.raises(runtime.DataError, match="'a'"):
+        encoder.transform_row({"a": "much", "b": 1.0, "c": 1.0})
+
+
+@pytest.mark.parametrize("buckets", [0, -1])
+def test_a_hashed_category_has_a_bucket(buckets: int) -> None:
+    entry = {"as": "hashed", "column": 0, "buckets": buckets}
+    with pytest.raises(ValueError, match="buckets"):
+        runtime.RowEncoder({"schema": [["a", "categorical"]], "encode": [entry]})
+
+
 def test_one_row_is_that_row_in_a_batch(path: Path) -> None:
     frame, model = frame_of(700, 5), runtime.load(path)
     records = frame.to_dict("records")

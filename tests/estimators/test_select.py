@@ -41,6 +41,17 @@ def test_the_columns_that_matter_come_first(method: str, task: str) -> None:
     assert sorted(order.tolist()) == list(range(12))
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("method", REAL)
+def test_rows_count_by_their_weights(method: str, task: str) -> None:
+    X, y = table(task)
+    other = X[:, ::-1].copy()  # of these rows the columns 6, 2 and 9 say what 5, 9 and 2 did
+    both, targets = np.vstack([X, other]), np.concatenate([y, y])
+    for light, wanted in ((0, {2, 6, 9}), (1, {2, 5, 9})):
+        weights = np.where(np.arange(1800) < 900, *((1e-3, 1.0) if light == 0 else (1.0, 1e-3)))
+        assert set(rank(both, targets, task, method, range(12), 0, None, weights)[:3].tolist()) == wanted
+
+
 @pytest.mark.parametrize("method", REAL)
 def test_a_source_is_judged_by_all_its_columns(method: str) -> None:
     X, y = table("binary")

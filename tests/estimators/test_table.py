@@ -344,7 +344,7 @@ def test_rows_of_weight_zero_are_left_out() -> None:
     assert table.kept.tolist() == [i for i in range(n) if i not in (3, 5, 8)]
     assert table.data[0].tolist() == (table.kept * 1.5).tolist()
     assert table.weights is not None
-    assert len(table.weights) == 37
+    assert table.weights.tolist() == [1.0] * 37
     assert any("2 rows have the weight 0" in note for note in table.notes)
 
 
@@ -470,6 +470,13 @@ def test_how_the_task_was_inferred_is_said_and_can_be_overridden() -> None:
     assert (table.task.kind, table.y.dtype) == ("regression", np.float64)
     assert target_notes(["1,5", "2,5"] * 10, task="regression").y[0] == 1.5
     assert target_notes([0.1, 0.2, 0.3] * 10, task="classification").task.classes == (0.1, 0.2, 0.3)
+
+
+def test_a_target_whose_differences_float32_loses_is_refused_and_one_beside_it_is_not() -> None:
+    near = np.random.default_rng(0).normal(size=60)
+    with pytest.raises(DataError, match=r"'target' varies by .* around 1764\d+: .*subtract a constant near 1.76e\+09"):
+        from_frame(pd.DataFrame({"x": near}), 1_764_000_000 + 1_000.0 * near)
+    assert from_frame(pd.DataFrame({"x": near}), 2_000.0 + near).task.kind == "regression"
 
 
 def test_rows_without_a_target_are_dropped_and_counted() -> None:
@@ -636,16 +643,29 @@ def test_any_frame_loads_saves_and_opens_or_is_refused_by_name(tmp_path_factory:
 # --- rows ---
 
 
+def test_of_weights_only_the_ratios_count() -> None:
+    frame = pd.DataFrame({"x": np.arange(40.0) ** 2})
+    given = np.arange(40.0)
+    small, large = (from_frame(frame, labels(40), weights=given * scale) for scale in (1e-9, 1e9))
+    assert small.weights is not None
+    np.testing.assert_allclose(small.weights, given[1:] / given[1:].mean())
+    np.testing.assert_allclose(small.weights, np.asarray(large.weights))
+    huge = from_frame(frame, labels(40), weights=np.full(40, 1e308))
+    assert huge.weights is not None
+    assert huge.weights.tolist() == [1.0] * 40
+
+
 def test_identical_rows_merge_into_weights() -> None:
     base = pd.DataFrame({"x": [1.0, -0.0, np.nan, 0.0] * 10, "c": ["a", "b", None, "b"] * 10})
     table = from_frame(base, ["p", "q", "p", "q"] * 10, weights=np.arange(1.0, 41.0))
     rows, weights = merge_duplicates(table, np.arange(40))
     assert rows.tolist() == [0, 1, 2]
-    assert weights.sum() == np.arange(1, 41).sum()
-    assert weights[1] == sum(range(2, 41, 2))
+    mean = np.arange(1, 41).mean()
+    assert weights.sum() == pytest.approx(40.0)
+    assert weights[1] == pytest.approx(sum(range(2, 41, 2)) / mean)
     rows, weights = merge_duplicates(table, np.array([5, 4, 8]))
     assert rows.tolist() == [5, 4]
-    assert weights.tolist() == [6.0, 14.0]
+    assert weights.tolist() == pytest.approx([6.0 / mean, 14.0 / mean])
 
 
 def test_sparse_rows_merge_by_content() -> None:
