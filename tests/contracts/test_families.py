@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import pkgutil
 import subprocess
@@ -351,3 +352,28 @@ def test_a_prefix_is_the_shorter_fit_and_its_graph_predicts_as_it(family: Family
     counts = sorted(count(share, model.length) for share in shares)
     for trees, scores in zip(counts, model.staged(fresh, counts), strict=True):
         np.testing.assert_allclose(scores, next(model.staged(fresh, [trees])), rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+@pytest.mark.parametrize("family", [pytest.param(f, id=f.name) for f in FAMILIES if f.needs == "torch"])
+def test_a_fit_on_a_gpu_is_as_good_and_its_graph_predicts_as_it(family: Family, task: str) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    ready(family)
+    facts = Facts(task, ROWS, 6, CLASSES[task], 2)
+    view = family.views(facts)[0]
+    X, y, categorical = data(view, task)
+    errors: dict[str, list[float]] = {"cpu": [], "cuda": []}
+    for device, seed in itertools.product(errors, range(4)):  # a GPU draws other numbers by the same seed
+        model = family.build(family.starts(facts)[-1], task, Hardware(device=device), seed, categorical)
+        model.fit(X, y)
+        found = native(model, X, task)
+        graph = exported(family, model).run(None, {"x": X})[0]
+        assert np.abs(graph - found).max() <= 1e-5 * max(1.0, float(np.abs(found).max()))
+        if task == "regression":
+            errors[device].append(float(np.sqrt(np.mean((found[:, 0] - y) ** 2)) / np.std(y)))
+        else:
+            chosen = model.predict_proba(X)[np.arange(ROWS), y]
+            errors[device].append(float(-np.log(np.maximum(chosen, 1e-9)).mean()))
+    assert np.mean(errors["cuda"]) <= 1.2 * np.mean(errors["cpu"]) + 0.05, errors
