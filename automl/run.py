@@ -267,8 +267,9 @@ class Run:
                 raise InfeasibleError(no_model(study))
             if finalists and former is not None and fell_behind(finalists, self._wanted(former)):
                 log.warning(
-                    "the run keeps the front that it had: there was no time to finish its most accurate model again; resume"
-                    " with a longer budget"
+                    "the run keeps the front that it had: no model that could be finished now is as accurate as its most accurate"
+                    " one (an ensemble is made anew of new trials alone, and a dear model may need more time); resume with a longer"
+                    " budget"
                 )
                 found = former
             elif finalists:
@@ -301,7 +302,7 @@ class Run:
         facts = table.facts(budget=options.budget_seconds, later=self.rows.time is not None)
         records = write_data(data, table, self.split)
         slots, threads = kept_share(store, share(options, facts, executor), options, executor)
-        slots, memory = share_memory(options, slots)
+        slots, memory = share_memory(options, slots, executor)
         in_process = options.budget_seconds < IN_PROCESS_BELOW
         families = list(self.searched[:2] if in_process else self.searched)
         if table.rows < FEWEST:
@@ -326,6 +327,7 @@ class Run:
             target_rows=options.target_rows,
             ensembles=options.ensembles,
             bounds=options.bounds,
+            cores=options.jobs if executor is not None else None,
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
@@ -463,12 +465,15 @@ def link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def share_memory(options: Options, slots: int) -> tuple[int, int]:
+def share_memory(options: Options, slots: int, executor: Executor | None = None) -> tuple[int, int | None]:
     """(trials at a time, hard cap of each in bytes): together they keep to the user's limit, or 80 % of what is available.
 
     Fewer run at a time where each would have under 64 MB. Where only trials are counted, a run doesn't depend on the
-    moment: it is 80 % of all memory.
+    moment: it is 80 % of all memory. An executor's workers may be other machines, of whose memory nothing is known: a trial there
+    has no cap but the user's, which is each one's.
     """
+    if executor is not None:
+        return slots, options.memory_bytes
     machine = detect()
     free = machine.memory_bytes if math.isinf(options.budget_seconds) else machine.available_bytes
     whole = options.memory_bytes if options.memory_bytes is not None else int(0.8 * free)

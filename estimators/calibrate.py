@@ -52,9 +52,12 @@ def fit(
 
     With a temperature `like` that was fitted on more rows the floor is that one's.
     """
-    step = 1 if method == "isotonic" else max(1, -(-len(y) // max(500, min(MOST_ROWS, MOST_CELLS // p.shape[1]))))
-    y, p = np.asarray(y[::step], np.int64), np.asarray(p[::step], np.float64)
-    w = np.ones(len(y)) if weights is None else np.asarray(weights[::step], np.float64)
+    most = len(y) if method == "isotonic" else max(500, min(MOST_ROWS, MOST_CELLS // p.shape[1]))
+    some: Any = slice(None)
+    if len(y) > most:  # drawn: rows in turn may be classes in turn
+        some = np.sort(np.random.default_rng(0).choice(len(y), most, replace=False))
+    y, p = np.asarray(y[some], np.int64), np.asarray(p[some], np.float64)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights[some], np.float64)
     if method == "temperature":
         return _temperature(y, p, w, FLOORS if like is None else like[:1])
     found = {"platt": _platt, "isotonic": _isotonic}[method](y, p, w)

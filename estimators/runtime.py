@@ -438,7 +438,7 @@ class Column(ABC):
         self.index = int(entry["column"])
         parse = entry.get("parse")
         self.read = number_reader(parse) if parse else _read_plain
-        self.finite = bool(parse) and parse.get("infinite") == "missing"
+        self.finite = (parse or {}).get("infinite") == "missing"
 
     def parse(self, values: Any) -> Any:
         return read_numbers(values, self.entry.get("parse") or {})

@@ -396,7 +396,7 @@ def normalised(weights: Any, rows: int, first_row: int = 0) -> NDArray[np.float6
     if not values.any():
         raise DataError("every sample weight is zero: no row is left to learn from")
     values = values / values.max()  # their sum is finite, and what is tiny beside the largest is not lost to the mean
-    return values / values[values > 0].mean()
+    return np.asarray(values / values[values > 0].mean(), np.float64)
 
 
 class _Builder:

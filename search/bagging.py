@@ -24,6 +24,7 @@ from .ensemble import together
 from .fitting import Job, Meter, Result, judged, kept, opened, pipeline_of, write_predictions
 from .front import paired_errors
 from .plan import WHOLE, Plan, bag_of
+from .setting import NO_WALL
 from .split import Split
 from .study import Study
 from .trial import Measurement, Trial
@@ -85,7 +86,7 @@ class Bagging:
         """Wall seconds to keep back for the bags of these finalists."""
         bases = self.bases(finalists)
         judging = [self._judging(t) for t in bases]
-        together = max(sum(judging) / self.study.setting.slots, max(judging, default=0.0))  # each is one process
+        together = max(sum(judging) / self.study.setting.here, max(judging, default=0.0))  # each is one process
         return together + sum(self.fitting(t) for t in bases)
 
     def _judging(self, base: Trial) -> float:
@@ -107,7 +108,7 @@ class Bagging:
         found: dict[int, tuple[Trial, Trial]] = {}
         if not bases:
             return found
-        with ThreadPoolExecutor(self.study.setting.slots, thread_name_prefix="automl-bag") as pool:
+        with ThreadPoolExecutor(self.study.setting.here, thread_name_prefix="automl-bag") as pool:
             bags = [self._trial(base) for base in bases]
             outcomes = list(pool.map(self._judged, bags, bases))
         for bag, base, outcome in zip(bags, bases, outcomes, strict=True):
@@ -133,12 +134,12 @@ class Bagging:
         return Trial(self.study.take_number(), plan, base.rows, base.rung, "completed", measurement=costs)
 
     def _judged(self, bag: Trial, base: Trial) -> Outcome:
-        room = min(3600.0, self.study.left())
+        room = min(NO_WALL, self.study.left())
         return self._run(judge_bag, bag, base.plan, min(room, 4 * self._judging(base) + 1.0), 1)
 
     def fit(self, bag: Trial, plan: Plan, wall_seconds: float) -> Outcome:
         """Fits the models of the bag's folds by `plan`, alone on the machine, and writes the artifact to its folder."""
-        return self._run(fit_bag, bag, plan, wall_seconds, self.study.setting.slots)
+        return self._run(fit_bag, bag, plan, wall_seconds, self.study.setting.here)
 
     def _run(
         self, function: Callable[[BagJob], Result], bag: Trial, plan: Plan, wall_seconds: float, slots: int
@@ -185,7 +186,7 @@ def judge_bag(job: BagJob) -> Result:
         prediction = total / (len(folds) - 1)
         y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
         write_predictions(single.data, single.folder.name, {job.bag.id: kept(task, prediction)})
-        return judged(single.metric, Measurement(), y, prediction, weights, len(scored))
+        return judged(single.metric, Measurement(), y, prediction, weights, len(scored), split.clusters)
 
 
 def fit_bag(job: BagJob) -> Result:

@@ -227,8 +227,10 @@ def _prices(study: Study, trials: Sequence[Trial]) -> NDArray[np.float64]:
 def _ensemble(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]]) -> Trial | None:
     """The ensemble as a completed trial, its influences kept; None where it isn't better than its best member for sure.
 
-    A standard error of their difference will do where the reported score comes from rows that had no say in it; where there
-    are none it is better with 95 % confidence.
+    A standard error of their difference will do where there are rows that had no say in it, the holdout; where there are none
+    it is better with 95 % confidence. On the rows that its weights were chosen by it is better by luck as well: the
+    influences that are kept of them, which its reported score is reckoned from, are as much better than its best member's as the
+    holdout's are.
     """
     result = _judge(study, scored, members)
     best = min((t for t, _ in members), key=lambda t: t.measurement.error or 0.0)
@@ -237,6 +239,13 @@ def _ensemble(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]
     strict = 1.0 if len(result.holdout) else SURE
     if gain <= strict * float(paired_errors([own, result.validation])[0, 1]):
         return None
+    held = study.losses.holdout[best.number]
+    if len(held) and len(result.holdout):
+        true = float(held.mean(dtype=np.float64) - result.holdout.mean(dtype=np.float64))
+        error = result.measurement.error or 0.0
+        lucky = max(gain - true, -0.5 * error)  # no error becomes negative by it
+        measured = replace(result.measurement, error=error + lucky)
+        result = replace(result, validation=result.validation + np.float32(lucky), measurement=measured)
     first = members[0][0]
     plan = Plan(ENSEMBLE, members=tuple((t.plan, weight) for t, weight in members))
     trial = Trial(study.take_number(), plan, first.rows, first.rung, "completed", measurement=result.measurement)
@@ -260,7 +269,7 @@ def _judge(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]]) 
     mean = np.asarray(total) / np.float32(sum(weight for _, weight in members))
     counted = math.isinf(study.setting.limits.seconds)  # trials: then nothing goes by what clocks say
     costs = together([t for t, _ in members], [study.steering(t) if counted else t.measurement for t, _ in members])
-    return judged(study.setting.metric, costs, scored.y, mean, scored.weights, scored.cut)
+    return judged(study.setting.metric, costs, scored.y, mean, scored.weights, scored.cut, study.setting.split.clusters)
 
 
 def together(members: Sequence[Trial], measured: Sequence[Measurement]) -> Measurement:

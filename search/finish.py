@@ -11,7 +11,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from automl.estimators import native
 from automl.estimators.artifact import with_engine
@@ -21,13 +20,14 @@ from .ensemble import at_other_rows, fit_of, select, together
 from .estimate import estimates, exchangeable, held_apart, scoring
 from .fitting import BlendJob, Result, blend_job
 from .forecast import laws_of, run_kappa
-from .front import noise, nondominated, thin
+from .front import check, exact_front, noise, nondominated, thin
 from .growth import Growing
 from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
 from .race import NO_TIME, Serving, race
 from .refits import FIRST_SHARE, Finalist, Refits, far_ahead, groups
+from .setting import NO_WALL
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import run_isolated
@@ -115,26 +115,50 @@ class Finish:
     # -- which ------------------------------------------------------------------------------------------------------
 
     def finalists(self) -> list[Trial]:
-        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume."""
+        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume.
+
+        The errors are those measured, the costs those expected on all rows. Of a run with limits up to half of them are the front
+        of those that are expected to meet the limits, the most accurate ones first of all.
+        """
         done = sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))
         if not done:
             return []
-        values = np.array([self.study.values(t) for t in done])
-        near = sorted({*range(min(len(done), MOST_ACCURATE)), *exact_front(values)})  # pairing all would take n^3
-        done, values = [done[i] for i in near], values[near]
         objectives = self.study.setting.objectives
+        values = np.array([self._expected(t) for t in done])
+        meets = self._meeting(done)
+        within = [i for i in range(len(done)) if meets[i]]
+        most_accurate = {*range(min(len(done), MOST_ACCURATE)), *within[:MOST_ACCURATE]}
+        near = sorted(most_accurate | {*exact_front(values)})  # pairing all would take n^3
+        done, values, meets = [done[i] for i in near], values[near], [meets[i] for i in near]
         margin = noise(
             [self.study.steering(t) for t in done], objectives, [self.study.losses.validation[t.number] for t in done]
         )
+        picked: list[int] = []
+        if not all(meets):
+            within = [i for i, meeting in enumerate(meets) if meeting]
+            own = [within[i] for i in np.flatnonzero(nondominated(values[within], margin[np.ix_(within, within)]))]
+            own = [own[i] for i in thin(values[own], self.most() // 2, objectives)] if own else []
+            picked = [*within[:2], *(i for i in own if i not in within[:2])]
         kept = [int(i) for i in np.flatnonzero(nondominated(values, margin))]
-        chosen = thin(values[kept], self.most(), objectives)
-        picked = [kept[i] for i in chosen]
+        chosen = thin(values[kept], self.most() - len(picked), objectives)
+        picked += [kept[i] for i in chosen if kept[i] not in picked]
         picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
         whole = [i for i, t in enumerate(done) if t.plan.variant == WHOLE]
         for i in whole:  # the three most accurate and a short front's runners-up are finished as well
             if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
         return [done[i] for i in sorted(picked)]
+
+    def _expected(self, trial: Trial) -> list[float]:
+        """The objectives of a trial: its error as measured, its costs as they are expected to be on all rows."""
+        found = zip(self.study.setting.objectives, self.study.values(trial), self.study.expected(trial), strict=True)
+        return [measured if objective.name == "error" else expected for objective, measured, expected in found]
+
+    def _meeting(self, trials: Sequence[Trial]) -> list[bool]:
+        """Which trials' models will rather meet the user's limits than not."""
+        if not self.study.setting.bounds:
+            return [True] * len(trials)
+        return [self.study.agenda.prospects.feasible(t) >= 0.5 for t in trials]
 
     # -- finishing --------------------------------------------------------------------------------------------------
 
@@ -154,7 +178,7 @@ class Finish:
         ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0
         fits[ahead:] = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
         blends = [self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]]
-        keep = max(sum(blends) / study.setting.slots, max(blends, default=0.0))
+        keep = max(sum(blends) / study.setting.here, max(blends, default=0.0))
         fitted = self.refits.fit_all(fits, keep)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
@@ -228,7 +252,7 @@ class Finish:
         if study.interrupted or 1.1 * self.bagging.fitting(base) > room:
             log.info("the bag of trial %d is left out: no time is left for its fits", base.number)
             return []
-        outcome = self.bagging.fit(bag, plan, min(room, 4 * self.bagging.fitting(base) + 1.0, 3600.0))
+        outcome = self.bagging.fit(bag, plan, min(room, 4 * self.bagging.fitting(base) + 1.0, NO_WALL))
         if outcome.status != "completed":
             log.info("the bag of trial %d is left out: %s, %s", base.number, outcome.status, outcome.reason)
             return []
@@ -266,7 +290,7 @@ class Finish:
         fits = min(self.refits.seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
         many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
-        return SELECT_SHARE * self.budget + fits + self._blending(best) * max(1.0, many / self.study.setting.slots)
+        return SELECT_SHARE * self.budget + fits + self._blending(best) * max(1.0, many / self.study.setting.here)
 
     def _blending(self, members: Sequence[Trial]) -> float:
         """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
@@ -288,7 +312,7 @@ class Finish:
                 log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
             else:
                 whole.append((trial, parts))
-        with ThreadPoolExecutor(setting.slots) as pool:
+        with ThreadPoolExecutor(setting.here) as pool:
             found = list(pool.map(lambda one: self._blend(*one), whole))
         # the laws here: they are judged by the metric, which may be the user's own code and bear no threads
         return [replace(e, laws=self._ensemble_laws(e.trial, e.plan)) for e in found if e is not None]
@@ -313,7 +337,7 @@ class Finish:
         outcome = run_isolated(
             blend_job,
             job,
-            wall_seconds=min(room, 3600.0),
+            wall_seconds=min(room, NO_WALL),
             memory_bytes=each,
             cleanup=[folder],
             cancel=study.cancel,
@@ -391,6 +415,10 @@ class Finish:
         )
         mask = nondominated(values, margin)
         mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
+        within = self._within(models)
+        mask[within[:1]] = (
+            True  # a limit may be on what is no objective: the most accurate model that meets them all stays
+        )
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
         steered = not held_apart(self.study) or exchangeable(self.study)
@@ -405,8 +433,19 @@ class Finish:
                 mask[i] = True
         kept = [i for i, keep in enumerate(mask) if keep]
         if len(kept) > MOST:  # models as served in several ways
-            kept = sorted({kept[0], *(kept[i] for i in thin(values[kept], MOST - 1, objectives))})
+            kept = sorted({kept[0], *within[:1], *(kept[i] for i in thin(values[kept], MOST - 2, objectives))})
         return [models[i] for i in kept]
+
+    def _within(self, models: Sequence[Finalist]) -> list[int]:
+        """The numbers of the models that meet the user's limits, as measured; where they will have other rows, as expected."""
+        setting = self.study.setting
+        if not setting.bounds:
+            return []
+        if setting.target_rows is not None:
+            found = self._meeting([m.trial for m in models])
+            return [i for i, meeting in enumerate(found) if meeting]
+        greater = setting.metric.greater_is_better
+        return [i for i, m in enumerate(models) if not check(m.measurement, setting.bounds, greater)]
 
 
 def _served(plan: Plan) -> tuple[str, int]:
@@ -448,13 +487,3 @@ def _as_served(model: Finalist, suffix: str, **changed: Any) -> Finalist:
     size = with_engine(model.artifact, folder, hardware.engine, hardware.serving_threads)
     measured = replace(model.measurement, size_bytes=float(size))
     return replace(model, plan=replace(model.plan, hardware=hardware), artifact=folder, measurement=measured)
-
-
-def exact_front(values: NDArray[np.float64]) -> list[int]:
-    """The row numbers that no other row dominates, without noise; n x front comparisons."""
-    front: list[int] = []
-    for i in np.lexsort(values.T[::-1]):  # whatever dominates a row comes before it
-        rivals = values[front]
-        if not ((rivals <= values[i]).all(axis=1) & (rivals < values[i]).any(axis=1)).any():
-            front.append(int(i))
-    return front

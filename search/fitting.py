@@ -184,7 +184,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
                 return Result(costs, stopped=STOPPED)
     look = look or _Look(job, pipeline, table, train)
     cut = len(split.validation) if not split.cross_validated else len(scored)
-    whole = judged(job.metric, Measurement(), y, prediction, weights, cut)
+    whole = judged(job.metric, Measurement(), y, prediction, weights, cut, split.clusters)
     error, error_sd = whole.measurement.error, whole.measurement.error_sd
     measured = replace(look.measured, **meter.per_fit(len(refits)), error=error, error_sd=error_sd)
     made = [(job.plan, measured, prediction), *look.variants(measured, prefixes, task, y, weights, cut)]
@@ -196,7 +196,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         made.append((plan, with_dtype(measured, look.pipeline, dtype), predicted))
     found, predictions, room = [], {job.plan.id: kept(task, prediction)}, KEPT_CELLS
     for plan, costs, predicted in made[1:]:
-        found.append((plan, judged(job.metric, costs, y, predicted, weights, cut)))
+        found.append((plan, judged(job.metric, costs, y, predicted, weights, cut, split.clusters)))
         if predicted.size <= room:
             predictions[plan.id], room = kept(task, predicted), room - predicted.size
     write_predictions(job.data, job.folder.name, predictions)
@@ -258,18 +258,37 @@ def judged(
     prediction: NDArray[Any],
     weights: NDArray[Any] | None,
     cut: int,
+    clusters: NDArray[np.int64],
 ) -> Result:
-    """The result of a prediction of all rows scored, of which the first `cut` steer the search."""
+    """The result of a prediction of all rows scored, of which the first `cut` steer the search.
+
+    `clusters` (n,) are the codes of the rows' groups, or none.
+    """
     validation = metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut])
+    validation = by_cluster(validation, clusters[:cut])
     holdout = np.empty(0, np.float32)
     if cut < len(y):
         holdout = _holdout(metric, y[cut:], prediction[cut:], None if weights is None else weights[cut:])
+        holdout = by_cluster(holdout, clusters[cut:]).astype(np.float32) if len(holdout) else holdout
     error, sd = error_of(validation)
     if not np.isfinite(error):
         raise ValueError(
             f"the metric {metric.name} of its predictions is {error}: the model predicts values that are not finite"
         )
     return Result(replace(measured, error=error, error_sd=sd), validation.astype(np.float32), holdout)
+
+
+def by_cluster(influence: NDArray[Any], clusters: NDArray[np.int64]) -> NDArray[Any]:
+    """Influences of groups in place of rows, whose mean is the same: rows of a group depend on each other, groups do not.
+
+    So the standard error is that of clustered rows (Liang and Zeger 1986), of all that is reckoned from influences. Without
+    groups they are returned as they are.
+    """
+    if not len(clusters):
+        return influence
+    codes = np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(codes, influence)
+    return sums * (len(sums) / len(influence))
 
 
 def _holdout(metric: Metric, y: NDArray[Any], prediction: NDArray[Any], weights: NDArray[Any] | None) -> Influence:

@@ -111,6 +111,15 @@ def nondominated(values: Floats, noise: Floats | None = None, *, strict: Floats 
     return kept
 
 
+def exact_front(values: Floats) -> list[int]:
+    """The numbers of the rows (n, m) that no other row dominates, without noise, ascending; equal ones are all kept (moocore)."""
+    import moocore
+
+    if not len(values):
+        return []
+    return [int(i) for i in np.flatnonzero(moocore.is_nondominated(np.asarray(values, np.float64), keep_weakly=True))]
+
+
 def nondominated_ranks(values: Floats) -> NDArray[np.int64]:
     """(n,) ranks of exact non-dominated sorting: 0 is the front, 1 the front without those, and so on."""
     edges = dominance(values)
@@ -152,17 +161,22 @@ def normalise(
     baseline_error: float | None = None,
     best_error: float | None = None,
     budget_seconds: float = 60.0,
+    like: Floats | None = None,
 ) -> Floats:
     """(n, m) positions u = (z - low) / (high - low) in the objectives' boxes, cut at 0; from 1 on they count nothing.
+
+    Where an objective has no box, the range of the values at hand serves, or that of `like` (k, m); where they are all the
+    same, the objective tells nothing apart, and its positions are 0.
 
     The error runs from best - 10 % of (baseline - best) to the baseline's (by default the worst at hand),
     the costs by their logarithm over fixed boxes, so that runs with the same `baseline_error` and `best_error`
     compare.
     """
     z = scaled(values, objectives)
+    ranges = z if like is None else scaled(like, objectives)
     found = np.ones_like(z)
     for k, objective in enumerate(objectives):
-        finite = z[np.isfinite(z[:, k]), k]
+        finite = ranges[np.isfinite(ranges[:, k]), k]
         box = objective.box(budget_seconds)
         if box is not None:
             low, high = scaled(np.array([[box[0]], [box[1]]]), [objective])[:, 0]
@@ -174,6 +188,8 @@ def normalise(
             continue
         if high > low:
             found[:, k] = np.maximum((z[:, k] - low) / (high - low), 0.0)
+        elif objective.name != "error":
+            found[np.isfinite(z[:, k]), k] = 0.0
     return found
 
 

@@ -94,4 +94,4 @@ class Prospects:
             finite = known[np.isfinite(known[:, k]), k]
             if objective.name == "error" and finite.size:
                 best, worst = float(finite.min()), float(finite.max())
-        return normalise(values, objectives, worst, best, self.record.setting.limits.seconds)
+        return normalise(values, objectives, worst, best, self.record.setting.limits.seconds, known)

@@ -22,7 +22,7 @@ from .allocation import Falls
 from .cost import OVERHEAD, CostModel, threads_share
 from .fitting import Result, predictions_file
 from .forecast import at_rows
-from .front import nondominated_ranks
+from .front import exact_front
 from .objective import value_of
 from .plan import WHOLE, from_point
 from .scaling import LEAST_POINTS
@@ -69,6 +69,9 @@ class Record:
         self.number = 0
         self.spent_before = float(store.get_meta("elapsed") or 0.0)
         self._front = np.empty((0, len(setting.objectives)))
+        self._known: set[int] = set()
+        self._shown: list[tuple[str, float, float, float]] = []
+        self._shown_until = 0.0
         self._forecasts: dict[tuple[str, int, int], Measurement] = {}
         self._of_plan: dict[str, list[Trial]] = {}
         self.falls = Falls()
@@ -261,8 +264,10 @@ class Record:
         return self._read(self.steering(trial))
 
     def _read(self, measurement: Measurement) -> list[float]:
-        read = (value_of(objective, measurement) for objective in self.setting.objectives)
-        return [math.inf if value is None else value for value in read]
+        """What no completed trial has a value of is left for the end's measuring to tell: to the search it is the same for all."""
+        read = [value_of(objective, measurement) for objective in self.setting.objectives]
+        self._known |= {k for k, value in enumerate(read) if value is not None}
+        return [(math.inf if k in self._known else 0.0) if value is None else value for k, value in enumerate(read)]
 
     def expected(self, trial: Trial) -> list[float]:
         """The objectives as `values`, of a trial on fewer rows as they are expected to be at the target."""
@@ -280,6 +285,15 @@ class Record:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
+        if (
+            trial.status == "completed" and measured.latency_p50_seconds
+        ):  # what is only measured at the end goes by it till then
+            call = measured.latency_p50_seconds
+            measured = replace(
+                measured,
+                latency_p99_seconds=measured.latency_p99_seconds or call,
+                rows_per_second=measured.rows_per_second or 1.0 / call,
+            )
         if family is None:
             return measured
         if self.setting.target_rows is not None and trial.status == "completed" and trial.rung >= 0:
@@ -295,8 +309,8 @@ class Record:
             training_cpu_seconds=seconds,
             training_memory_bytes=size,
             latency_p50_seconds=call,
-            latency_p99_seconds=None if measured.latency_p99_seconds is None else call,
-            rows_per_second=None if measured.rows_per_second is None else 1.0 / call,
+            latency_p99_seconds=call,
+            rows_per_second=1.0 / call,
             load_seconds=0.1 + 1e-9 * size,
             serving_memory_bytes=None if measured.serving_memory_bytes is None else size,
             model_memory_bytes=size,
@@ -338,18 +352,23 @@ class Record:
         return {status: counts.get(status, 0) for status in STATUSES}
 
     def front_rows(self) -> list[tuple[str, float, float, float]]:
-        """(family, error, one-row p50 seconds, artifact bytes) of the front so far, best error first."""
+        """(family, error, one-row p50 seconds, artifact bytes) of the front so far, best error first.
+
+        It is sought anew when twenty times as long as it took have passed: it is only for showing.
+        """
+        start = time.monotonic()
+        if start < self._shown_until:
+            return self._shown
         done = self.best_rung()
-        if not done:
-            return []
-        ranks = nondominated_ranks(np.array([self.values(t) for t in done]))
-        front = [t for t, rank in zip(done, ranks, strict=True) if rank == 0]
+        front = [done[i] for i in exact_front(np.array([self.values(t) for t in done]))] if done else []
         front.sort(key=lambda t: t.measurement.error or 0.0)
         measured = [(t.plan.family, t.measurement) for t in front]
-        return [
+        self._shown = [
             (family, m.error or math.nan, m.latency_p50_seconds or math.nan, m.size_bytes or math.nan)
             for family, m in measured
         ]
+        self._shown_until = 20 * (time.monotonic() - start) + start
+        return self._shown
 
 
 def fits_in(branches: JointSpace, trial: Trial) -> bool:

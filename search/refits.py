@@ -17,6 +17,7 @@ from automl.estimators.hardware import Hardware
 from .ensemble import fit_of
 from .fitting import Job, Result, fit_here, fits_here, supervise
 from .plan import WHOLE, Plan
+from .setting import NO_WALL
 from .study import Study
 from .trial import Measurement, Trial
 from .worker import Outcome
@@ -64,7 +65,7 @@ class Refits:
         """All final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
         search had trials, each on one thread as there.
         """
-        many = self.study.setting.slots > 1 and math.isfinite(self.budget)
+        many = self.study.setting.here > 1 and math.isfinite(self.budget)
         dear = [group for group in fits if many and self.urgency(group, ())[0] > 0]
         self._beside = {fit_of(group[0]) for group in dear}
 
@@ -74,16 +75,16 @@ class Refits:
 
         self.study.tell_listener("finishing")  # here: a listener need not bear threads
         found = [fit(group) for group in fits if group not in dear]
-        with ThreadPoolExecutor(self.study.setting.slots) as pool:
+        with ThreadPoolExecutor(self.study.setting.here) as pool:
             found += pool.map(fit, dear)
         return [model for models in found for model in models]
 
     def seconds(self, fits: Sequence[list[Trial]]) -> float:
         """Seconds of final fits as `fit_all` does them."""
         each = [(group, *self.urgency(group, ())) for group in fits]
-        many = self.study.setting.slots > 1
+        many = self.study.setting.here > 1
         dear = [self.predict(group, beside=True) if many else seconds for group, rank, seconds in each if rank]
-        together = max(sum(dear) / self.study.setting.slots, max(dear, default=0.0))
+        together = max(sum(dear) / self.study.setting.here, max(dear, default=0.0))
         return sum(seconds for _, rank, seconds in each if not rank) + together
 
     def plan(self, trial: Trial, *, beside: bool = False) -> Plan:
@@ -96,7 +97,7 @@ class Refits:
         threads = (
             1
             if beside
-            or (setting.slots == 1 and trial.plan.hardware.threads == 1)
+            or (setting.here == 1 and trial.plan.hardware.threads == 1)
             or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS
             else setting.threads
         )
@@ -213,8 +214,8 @@ class Refits:
         setting, family = self.study.setting, job.family
         if setting.in_process and fits_here(family):
             return fit_here(job)
-        wall = 3600.0 if math.isinf(room) else max(0.2, min(room, 4 * self.predict(group) + 1.0))
-        each, times = setting.limits.memory_bytes, 1 if fit_of(group[0]) in self._beside else setting.slots
+        wall = NO_WALL if math.isinf(room) else max(0.2, min(room, 4 * self.predict(group) + 1.0))
+        each, times = setting.limits.memory_bytes, 1 if fit_of(group[0]) in self._beside else setting.here
         server = "torch" if family.needs == "torch" else "core"
         return supervise(job, wall, None if each is None else each * times, server, self.study.cancel)
 

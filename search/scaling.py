@@ -107,7 +107,7 @@ class ErrorLaw:
         self.kappa, self.last, self.deviation = kappa, float(y[-1]), float(se[-1])
         rise = y[1:] - y[:-1] > 2 * np.hypot(se[1:], se[:-1])
         self.ill_behaved = bool(rise.any())
-        self._fit(n / n[-1], y, se**2 + (0.02 * np.maximum(y, 0.01)) ** 2 + 1e-6)
+        self._fit(n / n[-1], y, se**2 + (0.02 * y) ** 2 + (0.01 * y.max()) ** 2 + np.finfo(np.float64).tiny)
 
     def _fit(self, h: Floats, y: Floats, variance: Floats) -> None:
         c, share = np.meshgrid(np.geomspace(0.05, 1.6, 26), np.linspace(0.0, 1.0, 31), indexing="ij")

@@ -13,6 +13,9 @@ from .metric import Metric
 from .objective import Objective
 from .split import Split
 
+NO_WALL = 20 * 86_400.0
+"""Seconds, of a fit that no clock ends: twenty days, which every timer can hold (`poll` counts milliseconds in 31 bits)."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +40,7 @@ class Setting:
     objectives: tuple[Objective, ...]
     limits: Limits
     slots: int
+    """Trials at a time, in an executor its workers."""
     threads: int
     seed: int
     merge: bool
@@ -46,6 +50,13 @@ class Setting:
     target_rows: int | None = None
     ensembles: bool = False
     bounds: Mapping[str, float] = field(default_factory=dict)
+    cores: int | None = None
+    """Processes at a time of what is done on this machine; None: as many as trials."""
+
+    @property
+    def here(self) -> int:
+        """How many final fits, blends and the like run at a time: they are this machine's, wherever the trials run."""
+        return self.slots if self.cores is None else min(self.slots, self.cores)
 
     @property
     def trial_threads(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class Split:
 
     With cross-validation `folds` holds the (training, validation) rows of every fit, no row validated twice, `train` all
     rows, and `validation` and `holdout` are empty; otherwise `validation` steers the search and `holdout` gives the
-    reported score. `notes` are sentences on what had to be done to the rows.
+    reported score. `notes` are sentences on what had to be done to the rows. `clusters` are the codes of the groups of the
+    `scored` rows, in that order, none where rows have no groups.
     """
 
     train: Rows
@@ -54,6 +55,7 @@ class Split:
     holdout: Rows
     folds: tuple[tuple[Rows, Rows], ...] = ()
     notes: tuple[str, ...] = ()
+    clusters: Rows = field(default_factory=lambda: EMPTY)
 
     @property
     def cross_validated(self) -> bool:
@@ -96,7 +98,8 @@ class Split:
             f"{side}{k}": rows for k, fold in enumerate(self.folds) for side, rows in zip("tv", fold, strict=True)
         }
         notes = np.array(self.notes, np.str_)
-        np.savez(path, train=self.train, validation=self.validation, holdout=self.holdout, notes=notes, **parts)
+        parts |= {"train": self.train, "validation": self.validation, "holdout": self.holdout}
+        np.savez(path, notes=notes, clusters=self.clusters, **parts)
 
     @classmethod
     def open(cls, path: Path) -> Split:
@@ -104,7 +107,7 @@ class Split:
             count = sum(name[1:].isdigit() for name in stored.files) // 2
             folds = tuple((stored[f"t{k}"], stored[f"v{k}"]) for k in range(count))
             notes = tuple(str(note) for note in stored["notes"])
-            return cls(stored["train"], stored["validation"], stored["holdout"], folds, notes)
+            return cls(stored["train"], stored["validation"], stored["holdout"], folds, notes, stored["clusters"])
 
 
 def make_split(
@@ -146,7 +149,9 @@ def make_split(
         split = Split(order[:cut], order[cut : cut + n_val], order[cut + n_val :])
     split = _settled(split, y, task)
     _check(split, y, task, classes)
-    return split
+    if groups is None:
+        return split
+    return replace(split, clusters=np.unique(groups, return_inverse=True)[1][split.scored])
 
 
 def _nested(split: Split, y: NDArray[Any], task: str, seed: int) -> Split:

@@ -29,7 +29,7 @@ from .interrupt import Flag
 from .leaner import leaner
 from .plan import from_point
 from .record import LEAST_SECONDS, Losses, Record
-from .setting import Progress, Setting
+from .setting import NO_WALL, Progress, Setting
 from .store import Store
 from .strategy import Strategy
 from .trial import Measurement, Trial
@@ -195,7 +195,7 @@ class Study(Record):
         """Seconds after which a trial of the predicted time is killed."""
         limits = self.setting.limits
         if limits.seconds == math.inf:
-            return 3600.0
+            return NO_WALL
         least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
         return max(0.2, min(max(4 * middle, high, least * limits.seconds) + 1.0, room))
 
@@ -214,7 +214,7 @@ class Study(Record):
                     left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
                     if needed <= left:
                         point = Trial(self.take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
-                        self._start(pool, point, 3600.0 if math.isinf(left) else min(left, 4 * needed + 1.0))
+                        self._start(pool, point, NO_WALL if math.isinf(left) else min(left, 4 * needed + 1.0))
                 self._collect(0.05)
             self._drain(lambda: math.inf)
         finally:
@@ -226,7 +226,7 @@ class Study(Record):
         """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
         families = list(self.setting.families.values())
         family = next((f for f in families if fits_here(f)), families[0])
-        wall = min(3600.0, self.left())
+        wall = min(NO_WALL, self.left())
         if not fits_here(family) and (wall < 0.3 or self.interrupted or self._broken):
             return
         if self.setting.limits.trials is not None and self._used() >= self.setting.limits.trials:

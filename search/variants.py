@@ -47,7 +47,7 @@ def calibrated(
     if not metric.needs_proba or metric.name.startswith(RANKS):
         return
     known, w = y[:cut], None if weights is None else weights[:cut]
-    part = np.arange(cut) % PARTS
+    part = np.random.default_rng(0).permutation(cut) % PARTS  # rows in turn may be classes in turn
     best = prediction
     for method in calibrate.methods(task, cut * (PARTS - 1) // PARTS):
         curve = calibrate.fit(method, known, prediction[:cut], w)

@@ -12,7 +12,7 @@ import numpy as np
 
 from automl.estimators.space import Choice
 
-from ..front import nondominated_ranks
+from ..front import exact_front
 from ..space import Point, branch_of, from_unit, key, sample, size, to_unit
 from ..strategy import Told
 from .bayesian import Bayesian
@@ -68,11 +68,10 @@ class Auto(Bayesian):
         done = [self.told[n] for n in sorted(self.told) if self.told[n].values is not None]
         if not done:
             return []
-        ranks = nondominated_ranks(np.array([told.values for told in done]))
+        front = [done[i] for i in exact_front(np.array([told.values for told in done]))]
         families = list(self._seen.values())
         left = {b.family for b in self.branches if families.count(b.family) < size(b)}
-        front = [told for told, rank in zip(done, ranks, strict=True) if rank == 0 and told.point["family"] in left]
-        return front[-MOST_PARENTS:]
+        return [told for told in front if told.point["family"] in left][-MOST_PARENTS:]
 
     def _mutant(self, parent: Point, rng: np.random.Generator, share: float) -> Point:
         """A copy with about a `share` of the parameters changed, one at least."""

@@ -24,8 +24,8 @@ from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.search import finish, refits
 from automl.search.estimate import scoring
-from automl.search.finish import Finish, exact_front
-from automl.search.front import nondominated
+from automl.search.finish import Finish
+from automl.search.front import exact_front, nondominated
 from automl.search.interrupt import noted
 from automl.search.measure import threads_of
 from automl.search.objective import Objective
@@ -33,6 +33,7 @@ from automl.search.plan import Plan
 from automl.search.race import NO_TIME, Serving, race
 from automl.search.record import Losses
 from automl.search.refits import Finalist
+from automl.search.strategies.auto import Auto
 from automl.search.trial import Measurement, Trial
 
 
@@ -244,6 +245,56 @@ def test_the_memory_limit_holds_for_all_trials_together() -> None:
     assert share_memory(options, 8) == (3, 66_666_666)
     assert share_memory(replace(options, memory_bytes=10_000_000), 8) == (1, 10_000_000)
     assert share_memory(replace(options, memory_bytes=None, budget_seconds=math.inf), 2)[0] == 2
+    pool: Any = object()  # of workers that may be anywhere: of their memory nothing is known
+    assert share_memory(replace(options, memory_bytes=None), 64, pool) == (64, None)
+    assert share_memory(options, 64, pool) == (64, 200_000_000)
+
+
+@pytest.fixture(scope="module")
+def steep() -> tuple[Any, Any]:
+    """What large models are much better at than small ones."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-3, 3, size=(1500, 4))
+    return X, np.sin(3 * X[:, 0]) * np.cos(2 * X[:, 1]) + 0.3 * X[:, 2] + 0.05 * rng.normal(size=1500)
+
+
+@pytest.mark.parametrize("objectives", [["error"], ["error", "training_time"]])
+def test_a_model_that_meets_a_limit_is_finished_whatever_the_objectives_are(steep: Any, objectives: list[str]) -> None:
+    """The limit is on what is no objective: the models that meet it are on no front, and all finalists would be larger."""
+    options: dict[str, Any] = {"budget": Budget(trials=24), "n_jobs": 1, "random_state": 0, "objectives": objectives}
+    options |= {"families": ["lightgbm", "forest", "linear", "tree"]}
+    free = automl.fit(*steep, **options)
+    least = min(m.size_bytes for m in free.front_)
+    front = automl.fit(*steep, **options, max_size=4_000).front_
+    within = [m for m in front if m.size_bytes <= 4_000]
+    assert within
+    assert front.choose(max_size=4_000).score == min(m.score for m in within)
+    assert least > 4_000 or objectives != ["error"]
+
+
+def test_the_search_has_values_of_what_is_only_measured_at_its_end(table: Any, monkeypatch: Any) -> None:
+    told: list[Any] = []
+    real = Auto.tell
+
+    def tell(self: Auto, point: Any, values: Any, *rest: Any) -> None:
+        told.append(values)
+        real(self, point, values, *rest)
+
+    monkeypatch.setattr(Auto, "tell", tell)
+
+    class Tail(Objective):
+        name, unit, quantity = "tail", "s", "latency_p99_seconds"
+
+    class Late(Objective):
+        name, unit, quantity = "late", "s", "latency_p50_low"
+
+    options: dict[str, Any] = {"families": ["baseline", "linear", "tree"], "budget": Budget(trials=6)}
+    model = automl.fit(*table, **options, objectives=["error", "throughput", Tail(), Late()])
+    assert len(model.front_) >= 1
+    known = [values for values in told if values is not None]
+    assert len(known) >= 6
+    assert np.isfinite(known).all()
+    assert np.ptp([values[1] for values in known]) > 0.0
 
 
 def test_test_scores_are_kept_in_the_run_folder(table: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from automl.errors import InfeasibleError, UsageError, UsageTypeError
 from automl.search import front
+from automl.search.objective import Objective
 from automl.search.objectives import DEFAULT, by_name
 from automl.search.trial import Measurement
 
@@ -174,6 +175,17 @@ def test_positions_follow_the_boxes() -> None:
     assert positions[1] == pytest.approx([0.025 / 0.275, 1, 1])
     assert positions[2] == pytest.approx([0.15 / 0.275, 0.5, 0.5], abs=1e-4)
     assert front.hypervolume(values[:2], COSTS, 0.30, 0.05) == 0.0
+
+
+def test_what_is_the_same_for_all_takes_no_volume_and_a_range_may_be_that_of_others() -> None:
+    class Plain(Objective):
+        name, unit, quantity, log = "plain", "", "columns", False
+
+    objectives = (DEFAULT[0], Plain())
+    same = np.array([[0.1, 3.0], [0.2, 3.0]])
+    assert front.normalise(same, objectives, 0.5, 0.0)[:, 1].tolist() == [0.0, 0.0]
+    found = front.normalise(same, objectives, 0.5, 0.0, like=np.array([[0.1, 1.0], [0.2, 5.0]]))
+    assert found[:, 1] == pytest.approx([(3.0 - 0.6) / 4.4] * 2)
 
 
 @quick

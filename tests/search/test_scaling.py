@@ -51,6 +51,14 @@ def test_a_forecast_is_less_certain_the_farther_it_goes() -> None:
     assert [f.kind for f in widths] == ["measured", "forecast", "forecast", "forecast", "indicative"]
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e4])
+def test_the_unit_of_the_error_makes_no_other_law(unit: float) -> None:
+    rows = [1000.0, 4000.0, 16000.0]
+    one, other = (ErrorLaw(rows, [v * u for v in errors(rows)], [0.001 * u] * 3) for u in (1.0, unit))
+    for n in (16000.0, 256000.0):
+        assert other.predictive(n) == pytest.approx([v * unit for v in one.predictive(n)])
+
+
 def test_an_error_is_never_forecast_below_zero() -> None:
     assert power_law(0.0, 0.01, 0.5).at(1e9).low >= 0
 

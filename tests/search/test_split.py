@@ -110,6 +110,16 @@ def test_groups_never_stand_on_both_sides(n: int) -> None:
     assert split.score_from == ("cross-validation" if n == 300 else "holdout")
 
 
+@pytest.mark.parametrize("n", [400, 9000])
+def test_the_rows_scored_know_their_groups(n: int, tmp_path: Path) -> None:
+    groups = np.array([f"g{i % 40:02d}" for i in range(n)])
+    split = make_split(np.arange(n) % 2, "binary", 0, groups=groups)
+    split.save(tmp_path / "split.npz")
+    for one in (split, Split.open(tmp_path / "split.npz")):
+        assert [f"g{code:02d}" for code in one.clusters] == groups[one.scored].tolist()
+    assert not len(make_split(np.arange(n) % 2, "binary", 0).clusters)
+
+
 def test_three_unequal_groups_fill_the_three_parts() -> None:
     groups = np.repeat([0, 1, 2], [4000, 1000, 1000])
     for seed in range(5):

@@ -92,6 +92,18 @@ def test_probabilities_that_are_right_are_left_alone_nearly_always() -> None:
     assert kept <= 6, "what is better by a standard error by luck is one in six at the most"
 
 
+@pytest.mark.parametrize("rows", [2_000, 9_000])
+def test_rows_whose_classes_stand_in_turn_are_calibrated_as_any(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % 2
+    p = 1 / (1 + np.exp(-3.0 * (2 * y - 1 + 1.5 * rng.normal(size=rows))))  # too sure of itself
+    metric = Metric.resolve("log_loss", from_frame(rng.normal(size=(rows, 1)), y).task)
+    prediction = np.column_stack([1 - p, p])
+    found = list(calibrated("binary", metric, y, prediction, None, rows))
+    assert found
+    assert metric.error(y, found[-1][2]) < metric.error(y, prediction) - 0.05
+
+
 def test_rows_that_steer_are_moved_by_curves_that_had_no_part_of_them() -> None:
     metric = Metric.resolve("log_loss", from_frame(*data(classes=2)).task)
     rng = np.random.default_rng(1)
