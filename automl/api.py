@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -24,6 +26,7 @@ from automl.search.metric import Metric
 from automl.search.setting import Progress
 from automl.search.store import Store
 
+from .exporter import beside
 from .front import Front, Model, Scratch, open_run, read_limits
 from .inputs import (
     OTHERS_BUDGET,
@@ -559,9 +562,14 @@ def save(model: Any, path: Path) -> Path:
         "n_features_in": getattr(model, "n_features_in_", None),
         "feature_names_in": list(getattr(model, "feature_names_in_", [])),
     }
-    with zipfile.ZipFile(path, "w") as archive:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("model.json", json.dumps(state))
         archive.writestr("front.zip", model.front_.to_bytes())
+    with beside(path) as scratch:  # whole or not at all: what was saved there before is kept where this fails
+        whole = Path(scratch) / "whole"
+        whole.write_bytes(packed.getvalue())
+        os.replace(whole, path)
     return path
 
 

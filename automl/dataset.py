@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automl.estimators.errors import AutoMLError, DataError, ResourceError, UsageError
-from automl.estimators.runtime import level_of, shown
+from automl.estimators.runtime import NA_STRINGS, level_of, shown
 
 from .dialect import Dialect, looks_even, sniff, wrong_records
 from .source import IN_MEMORY, Source, open_source
@@ -325,7 +325,7 @@ def parse(stream: IO[Any], name: str, dialect: Dialect, texts: Texts) -> Any:
     import pandas as pd
 
     with parsing(name, dialect):
-        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str) or None, **csv_options(dialect))
+        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str) or None, **csv_options(dialect, texts))
     as_levels(frame, texts, dialect.decimal)
     return frame.reset_index(drop=True) if dialect.extra == "names" else frame
 
@@ -358,9 +358,17 @@ def _level_read(text: str, decimal: str) -> str:
     return ""
 
 
-def csv_options(dialect: Dialect) -> dict[str, Any]:
-    """The arguments of `pandas.read_csv` for UTF-8 text of this dialect."""
+def csv_options(dialect: Dialect, texts: Texts) -> dict[str, Any]:
+    """The arguments of `pandas.read_csv` for UTF-8 text of this dialect. A known level of `texts` is never missing ("NA", "None")."""
+    levels = {name: own for name, known in texts.items() if (own := NA_STRINGS.intersection(known))}
+    missing = (
+        {name: sorted(({""} | NA_STRINGS) - levels.get(name, frozenset())) for name in dialect.header}
+        if levels
+        else None
+    )
     return {
+        "na_values": missing,
+        "keep_default_na": missing is None,
         "sep": dialect.sep,
         "decimal": dialect.decimal,
         "skipinitialspace": dialect.padded,

@@ -16,6 +16,10 @@ Z99 = NormalDist().inv_cdf(0.99)
 POINTS = 400
 
 
+MOST_CORES = 4096
+"""More are not looked for."""
+
+
 @dataclass(frozen=True)
 class Service:
     """The time that one request takes a core: log-normal from its median and 99th percentile, plus a constant, in seconds."""
@@ -85,7 +89,7 @@ def _quantile(waits: float, mean: float, services: Sequence[float], beyond: floa
     return high
 
 
-def cores_for(rate: float, service: Service, most: float, busy: float = 1.0, limit: int = 4096) -> int | None:
+def cores_for(rate: float, service: Service, most: float, busy: float = 1.0, limit: int = MOST_CORES) -> int | None:
     """The fewest cores, at most `busy` of their time at work, that answer 99 % within `most` seconds; None for above `limit`."""
     cores = max(1, math.ceil(rate * service.mean / busy))
     if cores > limit or response(limit, rate, service) > most:

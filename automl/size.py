@@ -11,7 +11,7 @@ from typing import Any
 
 from automl.estimators.errors import DataError
 
-from .queueing import Service, cores_for, response
+from .queueing import MOST_CORES, Service, cores_for, response
 
 PRICES = Path(__file__).parent / "prices.csv"
 OVERHEAD_SECONDS = 35e-6
@@ -134,7 +134,10 @@ def size(
     cores = cores_for(rate, service, most, MOST_BUSY)
     if cores is None:
         alone = response(1, 1e-9, service)
-        return Size(**known, **nothing, **training, reason=f"a request alone has a p99 of {1e3 * alone:.3g} ms")
+        reason = f"a request alone has a p99 of {1e3 * alone:.3g} ms"
+        if alone <= most:
+            reason = f"at {rate:,g} a second it needs more than {MOST_CORES:,} cores"
+        return Size(**known, **nothing, **training, reason=reason)
     each = entry["serving_memory_bytes"] + SERVER_BYTES
     needs: dict[str, Any] = {
         "cores": cores,

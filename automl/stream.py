@@ -78,12 +78,17 @@ def open_chunks(
 
 
 def text_columns(*encoders: runtime.RowEncoder) -> dict[str, set[str]]:
-    """The columns that models take as text or as categories, with the levels that they know of them."""
+    """The columns that models take as text or as categories, with the levels that they know of them, and those of numbers whose
+    text means another number than pandas would read ("1.234" where a point stands between thousands), with none.
+    """
     found: dict[str, set[str]] = {}
     for encoder in encoders:
         for entry in encoder.entries:
+            parse = entry.entry.get("parse") or {}
             if entry.parsed in ("category", "hashed", "text"):
                 found.setdefault(entry.name, set()).update(getattr(entry, "codes", ()))
+            elif entry.parsed == "number" and (parse.get("thousands") or parse.get("decimal", ".") != "."):
+                found.setdefault(entry.name, set())
     return found
 
 
@@ -178,7 +183,10 @@ class _Csv(Chunks):
 
         with parsing(self.name, self._dialect):
             reader: Any = pd.read_csv(
-                self._source.rewind(), chunksize=self._rows, dtype=self._types or None, **csv_options(self._dialect)
+                self._source.rewind(),
+                chunksize=self._rows,
+                dtype=self._types or None,
+                **csv_options(self._dialect, self._texts),
             )
         while True:
             with parsing(self.name, self._dialect):

@@ -286,12 +286,12 @@ class Outlook:
 def crossing(first: Outlook, second: Outlook, until: float) -> float | None:
     """The rows, beyond what both were scored on and up to `until`, from which on their order by error is the other one.
 
-    By the middles of the forecasts; None where it stays, or one of them has no error law.
+    By the middles of the forecasts; None where it stays, or one of them has no error law (or no error: 0 stays 0).
     """
     if "error" not in first.laws or "error" not in second.laws:
         return None
     start = max(float(first.entry["score_rows"]), float(second.entry["score_rows"]))
-    if until <= start:
+    if until <= start or not all("error" in one.at(rows) for one in (first, second) for rows in (start, until)):
         return None
 
     def ahead(rows: float) -> bool:

@@ -104,8 +104,10 @@ def show_bytes(value: float | None) -> str:
     return "-" if value is None else _decimal(value, ("B", "kB", "MB", "GB", "TB"))
 
 
-def show_score(value: float) -> str:
-    """ "0.91658", "524.91", "42,792": five significant digits, of large values all before the point."""
+def show_score(value: float | None) -> str:
+    """ "0.91658", "524.91", "42,792": five significant digits, of large values all before the point; "-" for none."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.5g}"
 
 

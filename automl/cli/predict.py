@@ -101,7 +101,7 @@ def predict(
         if explainer is not None and background is None:
             _learn(explainer, model, chunks)
         elif explainer is not None and background is not None:
-            with opened(background) as others:
+            with opened(background, sep=sep, decimal=decimal, encoding=encoding) as others:
                 check_cells(model, others)
                 _learn(explainer, model, others)
         parts = (columns_of(model, frame, proba, explainer) for frame in chunks)

@@ -78,9 +78,7 @@ def size(
         examples = "" if prices else ": examples, edit them (--print-prices, --prices)"
         click.echo(f"note: prices as of {dated}{examples}", err=True)
     if all(s.cores is None for s in sizes):
-        raise InfeasibleError(
-            f"no model answers 99 % within {show_seconds(p99)} on any number of cores: {sizes[-1].reason}"
-        )
+        raise InfeasibleError(f"no model answers 99 % of the requests within {show_seconds(p99)}: {sizes[-1].reason}")
 
 
 HEADER = (

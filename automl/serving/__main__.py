@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .app import Limits
-from .beside import ArtifactError, UsageError
+from .beside import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 from .model import Served
 from .process import Setting, serve
 
@@ -47,9 +47,10 @@ def main() -> int:
             ),
             ready,
         )
-    except (UsageError, ArtifactError) as error:
+    except (UsageError, ArtifactError, DataError, DataTypeError, ResourceError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 6 if isinstance(error, ArtifactError) else 2
+        codes = {ArtifactError: 6, DataError: 3, DataTypeError: 3, ResourceError: 5}
+        return next((code for kind, code in codes.items() if isinstance(error, kind)), 2)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from automl.estimators import runtime
-    from automl.estimators.errors import ArtifactError, DataError, DataTypeError, UsageError
+    from automl.estimators.errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 else:
     try:
         from automl.estimators import runtime
     except ImportError:
         import runtime
-    ArtifactError, DataError, DataTypeError, UsageError = (
-        getattr(runtime, name) for name in ("ArtifactError", "DataError", "DataTypeError", "UsageError")
+    ArtifactError, DataError, DataTypeError, ResourceError, UsageError = (
+        getattr(runtime, name)
+        for name in ("ArtifactError", "DataError", "DataTypeError", "ResourceError", "UsageError")
     )
 
-__all__ = ["ArtifactError", "DataError", "DataTypeError", "UsageError", "runtime"]
+__all__ = ["ArtifactError", "DataError", "DataTypeError", "ResourceError", "UsageError", "runtime"]

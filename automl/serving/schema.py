@@ -94,8 +94,10 @@ class Field:
         if self.kind == "number":
             return self._number(rng)
         if self.kind == "date":
-            moment = datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=rng.randrange(800_000_000))
-            return moment.strftime(self.parse["format"]) if self.parse.get("format") else moment.isoformat()
+            form = self.parse.get("format")
+            zone = datetime.UTC if form and "%z" in form else None
+            moment = datetime.datetime(2000, 1, 1, tzinfo=zone) + datetime.timedelta(seconds=rng.randrange(800_000_000))
+            return moment.strftime(form) if form else moment.isoformat()
         if self.kind == "text":
             return " ".join(rng.choice(("good", "bad", "a", "the", "red", "new", "size", "not")) for _ in range(12))
         levels = self.levels

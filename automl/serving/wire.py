@@ -14,6 +14,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .app import App, Reply
 
+MOST_HEAD_BYTES = 65_536
+"""Of a request's line and headers, and as much between two parts of its body: uvicorn's parser has no limit of its own."""
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
 
 class Connection(HttpToolsProtocol):
     """One client's connection. `requests` counts what it began, `quiet_since` is when the last was answered here."""
@@ -26,8 +30,17 @@ class Connection(HttpToolsProtocol):
         self.size = self.requests = 0
         self.quiet_since: float | None = None
         self.closing = False
+        self.unread = 0
         self._dated: Any = None
         self._start = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, and closes the connection of a client whose line and headers do not end."""
+        self.unread += len(data)
+        super().data_received(data)
+        if self.unread > MOST_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     # parser callbacks
 
@@ -37,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self.quiet_since = None
 
     def on_headers_complete(self) -> None:
+        self.unread = 0
         if (
             self.url == b"/predict"
             and self.short is not None
@@ -51,6 +65,7 @@ class Connection(HttpToolsProtocol):
             self._usual_way()
 
     def on_body(self, body: bytes) -> None:
+        self.unread = 0
         if self.parts is None:
             super().on_body(body)
             return
@@ -60,6 +75,7 @@ class Connection(HttpToolsProtocol):
             self._hand_over()
 
     def on_message_complete(self) -> None:
+        self.unread = 0
         if self.parts is None:
             super().on_message_complete()
             return

@@ -84,6 +84,20 @@ def test_saving_loading_and_pickling_carry_the_artifacts(fitted: Any, cancer: An
         assert list(again.classes_) == list(fitted.classes_)
 
 
+def test_a_save_that_fails_keeps_what_was_saved_before(fitted: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    fitted.save(tmp_path / "model.zip")
+    before = (tmp_path / "model.zip").read_bytes()
+
+    def gone(self: Any) -> bytes:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(fitted.front_), "to_bytes", gone)
+    with pytest.raises(OSError, match="no space"):
+        fitted.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
 def test_a_limit_is_kept_or_refused(fitted: Any) -> None:
     small = min(m.size_bytes for m in fitted.front_)
     assert fitted.front_.choose(max_size=small).size_bytes == small

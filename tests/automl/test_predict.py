@@ -204,6 +204,28 @@ def test_a_cell_is_the_level_that_it_was_in_training_whatever_the_other_cells_of
     assert [float(line) for line in capsys.readouterr().out.split()[1:]] == pytest.approx(expected.tolist())
 
 
+def test_a_number_is_the_one_that_it_was_in_training_whatever_the_other_cells_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.integers(1, 3_000_000, 400)
+    frame = pd.DataFrame({"price": [f"{n:,}".replace(",", ".") for n in whole]})  # points between thousands
+    frame.loc[0, "price"], frame["land"] = "1.234.567", rng.choice(["NA", "None", "DE"], 400)
+    y = np.log(whole) + (frame["land"] == "NA") * 5.0 + (frame["land"] == "None") * 9.0
+    table, rows = from_frame(frame, y, task="regression"), np.arange(400)
+    pipeline = Pipeline(by_name(["tree"])[0], {"max_leaf_nodes": 60}, view=View())
+    pipeline.fit(table, rows).export(tmp_path / "model", table, rows)
+    new = pd.DataFrame({"price": ["1.234", "999.999", "12.500"], "land": ["NA", "None", "DE"]})
+    new.to_csv(tmp_path / "new.csv", index=False)
+    expected = load(tmp_path / "model").predict(new)
+    assert np.ptp(expected) > 3.0
+    for cells in (100_000, 4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stream, "CELLS", cells)
+            assert run(["predict", str(tmp_path / "model"), str(tmp_path / "new.csv")]) == 0
+        assert [float(line) for line in capsys.readouterr().out.split()[1:]] == pytest.approx(expected.tolist())
+
+
 def test_numbers_with_a_comma_are_read_where_it_is_said(
     frame: pd.DataFrame, boosted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +235,8 @@ def test_numbers_with_a_comma_are_read_where_it_is_said(
     assert "'40,125'" in capsys.readouterr().err
     assert run(["predict", str(boosted), str(path), "--decimal", ","]) == 0
     assert run(["verify", str(boosted), "--data", str(path), "--decimal", ",", "--budget", "1"]) == 0
+    explained = ["predict", str(boosted), str(path), "--explain", "--background", str(path)]
+    assert run([*explained, "--decimal", ","]) == 0
 
 
 def test_it_reads_standard_input(frame: pd.DataFrame, boosted: Path) -> None:

@@ -327,6 +327,18 @@ def test_rows_of_the_schema_fit_it(places: dict[str, Path]) -> None:
         assert served.fields[0].problem(text) != ""
 
 
+def test_a_date_with_a_time_zone_is_served(tmp_path: Path) -> None:
+    moments = pd.Series(pd.date_range("2023-01-01", periods=400, freq="7h", tz="UTC"))
+    frame = pd.DataFrame({"when": moments.dt.strftime("%d/%m/%Y %H:%M:%S %z")})
+    y, rows = np.asarray(moments.dt.hour, float) + np.arange(400) / 1e3, np.arange(400)
+    table = from_frame(frame, y, task="regression")
+    assert "%z" in table.columns[0].parse["format"]
+    pipeline = Pipeline(by_name(["tree"])[0], {"max_leaf_nodes": 12}, view=View())
+    pipeline.fit(table, rows).export(tmp_path / "tree", table, rows)
+    served = Served(tmp_path / "tree", "dated")
+    assert ask(App(served), "/predict", sample_rows(served.fields, 20))[0] == 200
+
+
 def test_an_artifact_that_needs_more_or_does_another_task_cannot_take_over(
     places: dict[str, Path], frame: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -516,6 +528,12 @@ def test_pipelined_split_and_broken_requests_on_one_connection(places: dict[str,
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"no http at all\r\n\r\n")
             assert client.recv(65536).startswith(b"HTTP/1.1 400")
+        for endless in (b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000, b"GET / HTTP/1.1\r\n" + b"x: a\r\n" * 40_000):
+            with socket.create_connection(("127.0.0.1", port)) as client, contextlib.suppress(ConnectionError):
+                client.settimeout(5)  # less than it has for a request that does not end
+                client.sendall(endless)
+                assert client.recv(65536).startswith(b"HTTP/1.1 431")
+                assert client.recv(65536) == b""
         process.terminate()
         assert process.wait(20) == 0
 

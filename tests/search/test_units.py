@@ -118,3 +118,7 @@ def test_enough_reads_back_as_no_less_and_hardly_more(value: float) -> None:
 def test_a_unit_is_exact() -> None:
     assert units.seconds("60us", "time") == 6e-5
     assert units.seconds("0.1ms", "time") == 1e-4
+
+
+def test_a_score_that_is_not_known_is_a_dash() -> None:
+    assert [units.show_score(value) for value in (None, 0.9165812, 42792.4)] == ["-", "0.91658", "42,792"]
