@@ -233,7 +233,7 @@ def main(model: Model, arguments: Sequence[str] | None = None) -> int:
                 if options.proba and model.task == "regression":
                     raise ValueError("a regression model has no probabilities: leave --proba out")
                 out.writerow(model.classes if options.proba else ["prediction"])
-                sep: str = {"tab": "\t", "\\t": "\t"}.get(options.sep, options.sep)
+                sep = str({"tab": "\t", "\\t": "\t"}.get(options.sep, options.sep))
                 for row in csv.DictReader(rows, delimiter=sep):
                     number += 1
                     out.writerow(model.predict_proba(row) if options.proba else [model.predict(row)])
