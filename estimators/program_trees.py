@@ -226,9 +226,8 @@ def _checked(
     if np.isnan(parts.threshold[parts.mode != MEMBER]).any():
         raise ArtifactError("the graph is corrupt: a split has no threshold")
     parts = _simpler(parts)
-    parts, roots = _kept(
-        parts, roots, _reached(parts, roots)
-    )  # a circle that no row can reach would have no end either
+    # before the sets: a circle that no row can reach would have no end either
+    parts, roots = _kept(parts, roots, _reached(parts, roots))
     parts = _with_sets(parts)
     parts, roots = _kept(parts, roots, _reached(parts, roots))
     return Trees(

@@ -416,9 +416,8 @@ class Finish:
         mask = nondominated(values, margin)
         mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
         within = self._within(models)
-        mask[within[:1]] = (
-            True  # a limit may be on what is no objective: the most accurate model that meets them all stays
-        )
+        # a limit may be on what is no objective: the most accurate model that meets them all stays
+        mask[within[:1]] = True
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
         steered = not held_apart(self.study) or exchangeable(self.study)
@@ -433,7 +432,8 @@ class Finish:
                 mask[i] = True
         kept = [i for i, keep in enumerate(mask) if keep]
         if len(kept) > MOST:  # models as served in several ways
-            kept = sorted({kept[0], *within[:1], *(kept[i] for i in thin(values[kept], MOST - 2, objectives))})
+            always = {kept[0], *within[:1]}
+            kept = sorted(always | {kept[i] for i in thin(values[kept], MOST - len(always), objectives)})
         return [models[i] for i in kept]
 
     def _within(self, models: Sequence[Finalist]) -> list[int]:

@@ -120,17 +120,6 @@ def exact_front(values: Floats) -> list[int]:
     return [int(i) for i in np.flatnonzero(moocore.is_nondominated(np.asarray(values, np.float64), keep_weakly=True))]
 
 
-def nondominated_ranks(values: Floats) -> NDArray[np.int64]:
-    """(n,) ranks of exact non-dominated sorting: 0 is the front, 1 the front without those, and so on."""
-    edges = dominance(values)
-    ranks = np.full(len(edges), -1)
-    rank = 0
-    while (left := ranks < 0).any():
-        ranks[left & ~edges[left].any(axis=0)] = rank
-        rank += 1
-    return ranks
-
-
 def _without_circles(edges: Mask, exact: Mask) -> Mask:
     """The edges, those inside a circle replaced by exact dominance, which has no circles."""
     reach = edges.copy()

@@ -107,6 +107,7 @@ class ErrorLaw:
         self.kappa, self.last, self.deviation = kappa, float(y[-1]), float(se[-1])
         rise = y[1:] - y[:-1] > 2 * np.hypot(se[1:], se[:-1])
         self.ill_behaved = bool(rise.any())
+        # a law is off by 2 % of an error, and by 1 % of the largest: shares, so that the unit of the error makes no other law
         self._fit(n / n[-1], y, se**2 + (0.02 * y) ** 2 + (0.01 * y.max()) ** 2 + np.finfo(np.float64).tiny)
 
     def _fit(self, h: Floats, y: Floats, variance: Floats) -> None:

@@ -234,10 +234,12 @@ def main(model: Model, arguments: Sequence[str] | None = None) -> int:
                     raise ValueError("a regression model has no probabilities: leave --proba out")
                 out.writerow(model.classes if options.proba else ["prediction"])
                 sep = str({"tab": "\t", "\\t": "\t"}.get(options.sep, options.sep))
+                if len(sep) != 1:
+                    raise ValueError(f"--sep is one character, found {sep!r}")
                 for row in csv.DictReader(rows, delimiter=sep):
                     number += 1
                     out.writerow(model.predict_proba(row) if options.proba else [model.predict(row)])
-            except (ValueError, TypeError, csv.Error) as error:
+            except (ValueError, csv.Error) as error:
                 print(f"error: row {number}: {error}" if number else f"error: {error}", file=sys.stderr)
                 return 2
     return 0

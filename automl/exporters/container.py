@@ -118,7 +118,7 @@ README = """\
 
 It refuses to start without a token; `docker run ... my-model --no-token` where something else guards it. More workers, one
 a core: `--workers 4`. A worker takes what was measured of the model (`serving_memory_bytes`) and 30 MB for the server, and where
-the model was measured on the compiled engine, for which this image has no compiler, 40 MB for onnxruntime: limit the container's
+the model was measured on the compiled engine, for which this image has no compiler, 26 MB for onnxruntime: limit the container's
 memory to as much for each worker, and a quarter.
 
     curl -H "Authorization: Bearer ..." -H "Content-Type: application/json" -d '{{"column": 1.5}}' localhost:{port}/predict

@@ -35,7 +35,7 @@ def test_without_noise_it_is_the_pareto_front(values: np.ndarray) -> None:
     mask = front.nondominated(values)
     expected = [not any(exactly_dominates(a, b) for a in values) for b in values]
     assert mask.tolist() == expected
-    assert (front.nondominated_ranks(values) == 0).tolist() == expected
+    assert [i in front.exact_front(values) for i in range(len(values))] == expected
 
 
 @quick
@@ -118,11 +118,6 @@ def test_what_was_not_measured_cannot_win_and_nan_is_never_on_the_front() -> Non
     assert front.nondominated(values).tolist() == [False, True, True, False]
     assert front.nondominated(values, np.zeros_like(values)).tolist() == [False, True, True, False]
     assert front.nondominated(np.zeros((0, 3))).tolist() == []
-
-
-def test_ranks_peel_the_fronts_off_one_by_one() -> None:
-    values = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 2.0], [3.0, 3.0], [1.0, 1.0]])
-    assert front.nondominated_ranks(values).tolist() == [0, 1, 1, 2, 1]
 
 
 def test_paired_errors_are_those_of_the_differences() -> None:
