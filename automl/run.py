@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from automl.estimators import native
 from automl.estimators.errors import DataError, InfeasibleError, ResourceError, UsageError
 from automl.estimators.family import Facts, Family
-from automl.estimators.hardware import cpu_count, detect
+from automl.estimators.hardware import Watch, cpu_count, detect, undisturbed
 from automl.search.agenda import first_plans
 from automl.search.cost import CostModel
 from automl.search.estimate import exchangeable
@@ -208,6 +208,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, table: Table, options: Options, rows: Rows | None = None) -> None:
+        self.watch = Watch()
         self.folder = folder
         self.options = options
         self.searched = usable(options.families, table.task.kind, options.budget_seconds)
@@ -301,7 +302,7 @@ class Run:
         assert table is not None, "a run is searched once"
         facts = table.facts(budget=options.budget_seconds, later=self.rows.time is not None)
         records = write_data(data, table, self.split)
-        slots, threads = kept_share(store, share(options, facts, executor), options, executor)
+        slots, threads = kept_share(store, share(options, facts, executor, self.watch), options, executor)
         slots, memory = share_memory(options, slots, executor)
         in_process = options.budget_seconds < IN_PROCESS_BELOW
         families = list(self.searched[:2] if in_process else self.searched)
@@ -435,8 +436,10 @@ def _knows_days(plan: Mapping[str, Any]) -> bool:
     return plan["view"]["dates"] == "days" or any(_knows_days(member["plan"]) for member in plan["members"])
 
 
-def share(options: Options, facts: Facts, executor: Executor | None) -> tuple[int, int]:
-    """(trials at a time, threads of each): a trial a core on small tables, all threads to one trial on large ones."""
+def share(options: Options, facts: Facts, executor: Executor | None, watch: Watch) -> tuple[int, int]:
+    """(trials at a time, threads of each): a trial a core on small tables, all threads to one trial on large ones; there as
+    many as others leave cores to it.
+    """
     if executor is not None:
         workers = getattr(executor, "_max_workers", options.jobs)
         return max(1, int(workers)), 1
@@ -444,7 +447,7 @@ def share(options: Options, facts: Facts, executor: Executor | None) -> tuple[in
         return 1, options.jobs  # a budget of trials is reproducible: nothing depends on which trial ends first
     if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
-    return 1, options.jobs
+    return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())
 
 
 def kept_share(store: Store, now: tuple[int, int], options: Options, executor: Executor | None) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from automl.estimators import native
 from automl.estimators.artifact import with_engine
+from automl.estimators.hardware import Watch, undisturbed
 
 from .bagging import Bagging
 from .ensemble import at_other_rows, fit_of, select, together
@@ -169,9 +170,12 @@ class Finish:
         # the dearest are kept as trained
         finalists = self.finalists()
         bags = self._bags(finalists)
+        watch = Watch()
         ensembles = self._ensembles([bag for bag, _ in bags.values()])
+        if study.setting.threads > 1 and ENSEMBLES_FROM <= self.budget < math.inf and not study.interrupted:
+            self.refits.threads = undisturbed(study.setting.threads, watch.free())
         study.tell_listener("laws")
-        self.growth.measure(finalists)
+        self.growth.measure(finalists, self.refits.threads)
         beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()

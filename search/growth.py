@@ -53,11 +53,14 @@ class Growing:
         needed = max(sum(each) / self.study.setting.slots, max(each, default=0.0))
         return min(1.2 * needed, SHARE * self.budget)
 
-    def measure(self, finalists: Sequence[Trial]) -> None:
-        """Makes the fits, several at a time, then those for the threads law one at a time."""
+    def measure(self, finalists: Sequence[Trial], threads: int) -> None:
+        """Makes the fits, several at a time, then those for the threads law one at a time, where all `threads` of the run are
+        left to it: on a busy machine it would be a law of the others' work.
+        """
         points = self.points(finalists)
         self.study.add_points(points, self._points_seconds(points))
-        self._measure_threads(finalists)
+        if threads == self.study.setting.threads:
+            self._measure_threads(finalists)
 
     def laws(self, trial: Trial, plan: Plan, kappa: float) -> dict[str, Any]:
         """The laws of a finalist, finally fitted as `plan`, from the trials of its plan, or of the same prefix of it."""
@@ -88,12 +91,13 @@ class Growing:
             return
         (trial, needed), setting = found, study.setting
         rows, counts, seconds = setting.split.law_rows()[0], (1, setting.threads), []
+        end = study.elapsed() + 2 * needed
         for threads in counts:
             plan = replace(trial.plan.whole, hardware=replace(trial.plan.hardware, threads=threads))
             folder = setting.data / "threads" / str(threads)
             job = Job(plan, setting.families[plan.family], setting.metric, setting.data, folder, rows, setting.seed)
             server = "torch" if job.family.needs == "torch" else "core"
-            wall = min(4 * needed + 1.0, max(0.2, study.left()))
+            wall = max(0.2, min(end - study.elapsed(), study.left()))
             outcome = supervise(job, wall, setting.limits.memory_bytes, server, study.cancel)
             if outcome.status != "completed":
                 return

@@ -55,6 +55,8 @@ class Refits:
 
     def __init__(self, study: Study, kept: Callable[[], float]) -> None:
         self.study, self.kept = study, kept
+        self.threads = study.setting.threads
+        """What a fit alone on the machine has; fewer where others keep it busy."""
         self._beside: set[int] = set()  # the trials whose fits have others beside them
 
     @property
@@ -63,10 +65,10 @@ class Refits:
 
     def fit_all(self, fits: Sequence[list[Trial]], keep: float) -> list[Finalist]:
         """All final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
-        search had trials, each on one thread as there.
+        search had trials, each on one thread as there; on a busy machine, where all have one thread, all of them so.
         """
         many = self.study.setting.here > 1 and math.isfinite(self.budget)
-        dear = [group for group in fits if many and self.urgency(group, ())[0] > 0]
+        dear = [group for group in fits if many and (self._single or self.urgency(group, ())[0] > 0)]
         self._beside = {fit_of(group[0]) for group in dear}
 
         def fit(group: list[Trial]) -> list[Finalist]:
@@ -87,6 +89,11 @@ class Refits:
         together = max(sum(dear) / self.study.setting.here, max(dear, default=0.0))
         return sum(seconds for _, rank, seconds in each if not rank) + together
 
+    @property
+    def _single(self) -> bool:
+        """Whether others keep the machine so busy that a fit has one thread, where it would have more."""
+        return self.threads == 1 < self.study.setting.threads
+
     def plan(self, trial: Trial, *, beside: bool = False) -> Plan:
         """The plan with early stopping resolved, on all the threads that the run may use, where they have enough to do; on one
         where another fit runs `beside` it.
@@ -99,7 +106,7 @@ class Refits:
             if beside
             or (setting.here == 1 and trial.plan.hardware.threads == 1)
             or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS
-            else setting.threads
+            else self.threads
         )
         hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)

@@ -18,14 +18,16 @@ import pytest
 
 import automl
 import automl.runtime
-from automl import Budget
+from automl import Budget, run
 from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
+from automl.estimators.hardware import Watch
 from automl.search import finish, refits
 from automl.search.estimate import scoring
 from automl.search.finish import Finish
 from automl.search.front import exact_front, nondominated
+from automl.search.growth import Growing
 from automl.search.interrupt import noted
 from automl.search.measure import threads_of
 from automl.search.objective import Objective
@@ -359,3 +361,37 @@ def test_with_the_objective_throughput_the_front_says_on_how_many_threads_a_batc
 
 def front_line(front: Any, name: str) -> str:
     return next(cells[1] for cells in front.table() if cells[0] == name)
+
+
+@pytest.mark.parametrize(("free", "threads"), [(1.0, 1), (2.0, 2)])
+def test_on_a_busy_machine_the_fits_on_all_rows_have_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, threads: int
+) -> None:
+    jobs: list[Any] = []
+    supervise, laws = refits.supervise, Growing.measure
+    told: list[int] = []
+    monkeypatch.setattr(Watch, "free", lambda self: free)
+    monkeypatch.setattr(refits, "ONE_THREAD_CELLS", 0)
+    monkeypatch.setattr(refits, "supervise", lambda job, *rest: jobs.append(job) or supervise(job, *rest))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Growing, "measure", lambda self, trials, many: told.append(many) or laws(self, trials, many))  # type: ignore[func-returns-value]
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 5))
+    automl.fit(
+        X, X[:, 0] * X[:, 1] + rng.normal(size=1500), families=["lightgbm"], budget=10, n_jobs=2, run_dir=tmp_path
+    )
+    assert {job.plan.hardware.threads for job in jobs if job.final} == {threads}
+    assert told == [threads]
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1.0, (1, 1)), (3.2, (1, 3)), (4.0, (1, 4))])
+def test_a_trial_of_a_large_table_has_as_many_threads_as_others_leave_cores(
+    monkeypatch: pytest.MonkeyPatch, free: float, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(Watch, "free", lambda self: free)
+    options: Any = SimpleNamespace(trials=None, budget_seconds=60.0, parallel_trials=False, jobs=4)
+    facts: Any = SimpleNamespace(rows=1_000_000, columns=10, density=1.0)
+    assert run.share(options, facts, None, Watch()) == expected
+    few: Any = SimpleNamespace(rows=1_000, columns=10, density=1.0)
+    assert run.share(options, few, None, Watch()) == (4, 4)
+    counted: Any = SimpleNamespace(trials=5, budget_seconds=math.inf, parallel_trials=False, jobs=4)
+    assert run.share(counted, facts, None, Watch()) == (1, 4)

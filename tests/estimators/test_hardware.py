@@ -1,0 +1,63 @@
+"""What others leave of the machine is seen, and a system that does not tell is taken to leave all."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from automl.estimators import hardware
+from automl.estimators.hardware import Watch, undisturbed
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, cores: int, *seen: tuple[float, float, float, float]) -> None:
+    """Two looks, as offsets to now, of a machine with `cores` processors."""
+    now, each = time.monotonic(), itertools.cycle(seen)
+    monkeypatch.setattr(Watch, "_numbers", staticmethod(lambda: list(range(cores))))
+    monkeypatch.setattr(Watch, "_look", lambda self: (now + (look := next(each))[0], *look[1:]))
+    monkeypatch.setattr(hardware, "cpu_count", lambda: cores)
+    monkeypatch.setattr(hardware.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    ("idle", "own", "free"),
+    [
+        (2.0, 0.0, 2.0),  # nobody works
+        (1.0, 0.0, 1.0),  # another process does, on one of two cores
+        (1.0, 1.0, 2.0),  # this one does
+        (0.0, 1.0, 1.0),  # both do
+        (0.0, 0.0, 0.0),
+        (2.0, 0.5, 2.0),  # the clocks disagree a little: never more than there are
+    ],
+)
+def test_the_cores_that_others_keep_busy_are_not_free(
+    monkeypatch: pytest.MonkeyPatch, idle: float, own: float, free: float
+) -> None:
+    looks(monkeypatch, 2, (0.0, 50.0, 10.0, 3.0), (1.0, 52.0, 10.0 + idle, 3.0 + own))
+    assert Watch().free() == pytest.approx(free)
+
+
+def test_where_the_system_does_not_tell_all_cores_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks(monkeypatch, 2, (0.0, 0.0, 0.0, 3.0), (1.0, 0.0, 0.0, 3.5))
+    assert Watch().free() == 2.0
+
+
+def test_of_a_quota_below_the_processors_no_more_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks(monkeypatch, 64, (0.0, 0.0, 0.0, 0.0), (1.0, 64.0, 60.0, 0.0))
+    monkeypatch.setattr(hardware, "cpu_count", lambda: 2)
+    assert Watch().free() == 2.0
+
+
+def test_this_machine_is_looked_at_in_no_time() -> None:
+    started = time.monotonic()
+    watch = Watch()
+    assert 0.0 <= watch.free() <= hardware.cpu_count()
+    assert hardware.ENOUGH <= time.monotonic() - started < hardware.ENOUGH + 1.0
+
+
+@pytest.mark.parametrize(
+    ("threads", "free", "expected"), [(2, 2.0, 2), (2, 1.7, 2), (2, 1.5, 1), (2, 0.0, 1), (8, 7.1, 7), (8, 64.0, 8)]
+)
+def test_a_fit_has_no_thread_that_would_wait_for_others(threads: int, free: float, expected: int) -> None:
+    assert undisturbed(threads, free) == expected
