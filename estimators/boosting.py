@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .space import Value
+from .trees import Trees, steadied, write
 
 if TYPE_CHECKING:
     from .family import Facts, Family, Params
@@ -75,8 +76,11 @@ def probabilities(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def write_link(graph: Graph, margins: str, task: str) -> str:
-    """Writes what turns margins into the prediction; returns the name of the output."""
+def write_boosted(graph: Graph, x: str, trees: Trees, constants: NDArray[np.float64], task: str) -> str:
+    """Writes the trees, the constants (width,) and what turns their sums into the prediction; returns the name of the output."""
+    if task != "regression":
+        trees, constants = steadied(trees, constants)
+    margins = write(graph, x, trees, len(constants), constants)
     if task == "binary":
         return graph.node("Sigmoid", margins)
     return margins if task == "regression" else graph.node("Softmax", margins, axis=1)

@@ -185,7 +185,7 @@ def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Tr
     """The most accurate trials of the best one's rung and the non-dominated ones, as many as there is time to blend."""
     done = sorted([*study.best_rung(), *bags], key=lambda t: (t.measurement.error, t.number))
     done = [t for t in done if t.rung == done[0].rung]
-    done = [t for t in _of_many_families(done, OF_FAMILY) if scored.known(t)]
+    done = [t for t in of_many_families(done, OF_FAMILY) if scored.known(t)]
     if len(done) < LEAST_CANDIDATES:
         return []
     weights = None if scored.weights is None else scored.weights[: scored.cut]
@@ -206,7 +206,7 @@ def _candidates(study: Study, scored: _Scored, seconds: float, bags: Sequence[Tr
     return [done[i] for i in sorted(near[:most])]
 
 
-def _of_many_families(trials: Sequence[Trial], most: int) -> list[Trial]:
+def of_many_families(trials: Sequence[Trial], most: int) -> list[Trial]:
     """The first `most` of each family, in their order."""
     found: Counter[str] = Counter()
     kept = []

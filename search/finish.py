@@ -17,12 +17,13 @@ from automl.estimators.artifact import with_engine
 from automl.estimators.hardware import Watch, undisturbed
 
 from .bagging import Bagging
-from .ensemble import at_other_rows, fit_of, select, together
+from .ensemble import OF_FAMILY, at_other_rows, fit_of, of_many_families, select, together
 from .estimate import estimates, exchangeable, held_apart, scoring
 from .fitting import BlendJob, Result, blend_job
 from .forecast import laws_of, run_kappa
 from .front import check, exact_front, noise, nondominated, thin
 from .growth import Growing
+from .leftovers import Leftovers
 from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
@@ -70,6 +71,7 @@ class Finish:
         self.extra_seconds, self.extra_rows = extra_seconds, extra_rows
         self.refits = Refits(study, self._after_fits)
         self.growth = Growing(study)
+        self.leftovers = Leftovers(study)
         self.bagging = Bagging(study)
         self._cached: tuple[int, float] = (-1, 0.0)
         self._scoring = extra_seconds
@@ -101,7 +103,10 @@ class Finish:
         return self._cached[1] + self.race_seconds() + writing + self._scoring
 
     def reckon(self) -> None:
-        """Reckons what `reserve` keeps for fits and scores anew where trials have ended since, with at most a twentieth of the time."""
+        """Reckons what `reserve` keeps for fits and scores anew where trials have ended since, with at most a twentieth of the time;
+        what they have left on disk is kept for as long as it may be asked for.
+        """
+        self.leftovers.discard(self._wanted)
         start = self.study.elapsed()
         if math.isinf(self.budget) or self._cached[0] == len(self.study.trials) or start < self._due:
             return
@@ -121,16 +126,12 @@ class Finish:
         The errors are those measured, the costs those expected on all rows. Of a run with limits up to half of them are the front
         of those that are expected to meet the limits, the most accurate ones first of all.
         """
-        done = sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))
+        done = self._near()  # pairing all would take n^3
         if not done:
             return []
         objectives = self.study.setting.objectives
         values = np.array([self._expected(t) for t in done])
         meets = self._meeting(done)
-        within = [i for i in range(len(done)) if meets[i]]
-        most_accurate = {*range(min(len(done), MOST_ACCURATE)), *within[:MOST_ACCURATE]}
-        near = sorted(most_accurate | {*exact_front(values)})  # pairing all would take n^3
-        done, values, meets = [done[i] for i in near], values[near], [meets[i] for i in near]
         margin = noise(
             [self.study.steering(t) for t in done], objectives, [self.study.losses.validation[t.number] for t in done]
         )
@@ -149,6 +150,24 @@ class Finish:
             if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
         return [done[i] for i in sorted(picked)]
+
+    def _near(self) -> list[Trial]:
+        """The trials that may be finished, the most accurate first: the exact front, and beside it the most accurate ones of all
+        and of those that are expected to meet the limits.
+        """
+        done = self._ranked()
+        meets = self._meeting(done)
+        within = [i for i in range(len(done)) if meets[i]]
+        most_accurate = {*range(min(len(done), MOST_ACCURATE)), *within[:MOST_ACCURATE]}
+        front = exact_front(np.array([self._expected(t) for t in done])) if done else []
+        return [done[i] for i in sorted(most_accurate | {*front})]
+
+    def _wanted(self) -> list[Trial]:
+        """The trials that the end may ask for: to finish them alone, or in an ensemble of many families."""
+        return [*self._near(), *of_many_families(self._ranked(), OF_FAMILY)[:MOST_ACCURATE]]
+
+    def _ranked(self) -> list[Trial]:
+        return sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))
 
     def _expected(self, trial: Trial) -> list[float]:
         """The objectives of a trial: its error as measured, its costs as they are expected to be on all rows."""

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boosting import write_link
+from ..boosting import write_boosted
 from ..encoder import View
 from ..errors import ArtifactError
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
 from ..space import Choice, Float, Int, Space, Value
-from ..trees import Trees, write
+from ..trees import Trees
 from .tree import CLASSES, by_cost
 
 NEVER = -1e3
@@ -268,4 +268,4 @@ class EBM(Family):
 
     def to_onnx(self, model: Additive, graph: Graph, x: str) -> str:
         trees, constants = parse(model)
-        return write_link(graph, write(graph, x, trees, len(constants), constants), model.task)
+        return write_boosted(graph, x, trees, constants, model.task)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boosting import inner_slice, patience, refit_rounds, write_link
+from ..boosting import inner_slice, patience, refit_rounds, write_boosted
 from ..encoder import View
 from ..errors import ArtifactError
 from ..family import Facts, Family, Params
@@ -21,7 +21,7 @@ from ..graph import Graph
 from ..hardware import Hardware
 from ..prefix import count, halves, link
 from ..space import Choice, Float, Int, Space, Value
-from ..trees import Trees, write
+from ..trees import Trees
 from .tree import CLASSES, by_cost
 
 OBJECTIVES = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
@@ -417,7 +417,7 @@ class LightGBM(Family):
 
     def to_onnx(self, model: Boosted, graph: Graph, x: str) -> str:
         trees, constants = parse(model)
-        return write_link(graph, write(graph, x, trees, len(constants), constants), model.task)
+        return write_boosted(graph, x, trees, constants, model.task)
 
 
 TD: dict[str, Value] = {

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boosting import affordable_rounds, inner_slice, intercepts, patience, probabilities, refit_rounds, write_link
+from ..boosting import affordable_rounds, inner_slice, intercepts, patience, probabilities, refit_rounds, write_boosted
 from ..encoder import View
 from ..errors import ArtifactError
 from ..family import Facts, Family, Params
 from ..graph import Graph
 from ..hardware import Hardware
 from ..space import Choice, Float, Int, Space, Value
-from ..trees import Trees, write
+from ..trees import Trees
 from .tree import CLASSES, by_cost
 
 OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}
@@ -298,7 +298,7 @@ class XGBoost(Family):
 
     def to_onnx(self, model: XGBoosted, graph: Graph, x: str) -> str:
         trees, constants = parse(model)
-        return write_link(graph, write(graph, x, trees, len(constants), constants), model.task)
+        return write_boosted(graph, x, trees, constants, model.task)
 
 
 TD: dict[str, Value] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from automl.estimators.families.tree import Tree
 from automl.estimators.family import Facts, Family
 from automl.estimators.graph import Graph, session
 from automl.estimators.hardware import Hardware
+from automl.estimators.trees import Trees, steadied, write
 
 
 def fit(family: Family, task: str, X: Any, y: Any, categorical: Any = (), threads: int = 1, **params: Any) -> Any:
@@ -207,3 +209,60 @@ def test_thread_pools_that_are_known_are_limited_without_a_search(monkeypatch: p
     with hardware.threadpool_limits(1):
         monkeypatch.undo()
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+
+
+@pytest.mark.parametrize("sets", [False, True])
+def test_runaway_leaves_do_not_round_what_is_left_of_their_sum(sets: bool) -> None:
+    rng = np.random.default_rng(0)
+    n, width, count = 4000, 3, 60
+    X = np.column_stack([rng.normal(size=(n, 2)), rng.integers(0, 40, n)]).astype(np.float32)
+    large = np.arange(count) % 3 == 1  # of the second class alone, as the trees of LightGBM's defaults on a rare one
+    steps = np.where(large, 9000.0, 0.0) + rng.normal(size=count)
+    values = np.column_stack([steps, -steps + rng.normal(size=count)])
+    codes = np.sort(rng.permuted(np.tile(np.arange(40), (count, 1)), axis=1)[:, :20], axis=1)
+    feature = np.full(count, 2) if sets else np.arange(count) % 2
+    trees = Trees(
+        sizes=np.ones(count, np.int64),
+        feature=feature,
+        threshold=rng.normal(size=count),
+        missing_left=np.zeros(count, np.bool_),
+        left=np.full(count, -1),
+        right=np.full(count, -2),
+        values=values.reshape(-1, 1),
+        targets=np.repeat(np.arange(count) % width, 2),
+        counts=np.full(count, 20) if sets else None,
+        members=codes.ravel() if sets else np.empty(0, np.int64),
+    )
+    within = (X[:, 2, None, None] == codes).any(axis=2)
+    goes = within if sets else X[:, feature] <= trees.threshold
+    leaf = np.where(goes, values[:, 0], values[:, 1])
+    raw = np.column_stack([leaf[:, np.arange(count) % width == k].sum(axis=1) for k in range(width)])
+    constants = np.array([0.5, -3.3, 0.25])
+    raw += constants
+    near = np.abs(raw[:, 1]) < 100.0  # of many a row the sum comes back to about nothing
+    assert near.sum() > 100
+
+    def worst(tried: Trees, kept: Any) -> float:
+        graph = Graph(3)
+        found = session(graph.model(write(graph, graph.x, tried, width, kept)).SerializeToString()).run(None, {"x": X})[
+            0
+        ]
+        return float(np.abs(found[near] - raw[near]).max())
+
+    steady, left = steadied(trees, constants)
+    assert np.count_nonzero(large) == len(steady.sizes) - len(trees.sizes)
+    assert worst(steady, left) < 1e-5 < worst(trees, constants)
+
+
+def test_trees_without_runaway_leaves_are_left_as_they_are() -> None:
+    few = Trees(
+        *(np.array([v]) for v in (1, 0)),
+        np.array([0.5]),
+        np.array([False]),
+        np.array([-1]),
+        np.array([-2]),
+        np.array([[1.0], [-1.0]]),
+    )
+    assert steadied(few, np.zeros(1))[0] is few
+    aimed = replace(few, targets=np.zeros(2, np.int64))
+    assert steadied(aimed, np.zeros(1))[0] is aimed

@@ -10,7 +10,7 @@ import pytest
 from automl.errors import DataError
 from automl.estimators.families.tree import Tree
 from automl.estimators.table import Task
-from automl.search.ensemble import MEMBERS, STEPS, Pool, _of_many_families, greedy, together
+from automl.search.ensemble import MEMBERS, STEPS, Pool, greedy, of_many_families, together
 from automl.search.forecast import terms_of
 from automl.search.metric import Metric
 from automl.search.plan import ENSEMBLE, Plan
@@ -123,4 +123,4 @@ def test_an_ensembles_law_has_the_terms_of_its_members() -> None:
 def test_copies_of_the_best_model_leave_room_for_other_families() -> None:
     plans = [Plan("lightgbm", (("leaves", i),)) for i in range(20)] + [Plan("network"), Plan("tree")]
     trials = [Trial(i, plan, 100, 0, "completed") for i, plan in enumerate(plans)]
-    assert [t.number for t in _of_many_families(trials, 3)] == [0, 1, 2, 20, 21]
+    assert [t.number for t in of_many_families(trials, 3)] == [0, 1, 2, 20, 21]

@@ -23,7 +23,8 @@ from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.estimators.hardware import Watch
-from automl.search import finish, refits
+from automl.search import finish, leftovers, refits
+from automl.search.ensemble import fit_of
 from automl.search.estimate import scoring
 from automl.search.finish import Finish
 from automl.search.front import exact_front, nondominated
@@ -372,6 +373,7 @@ def test_on_a_busy_machine_the_fits_on_all_rows_have_one_thread(
     told: list[int] = []
     monkeypatch.setattr(Watch, "free", lambda self: free)
     monkeypatch.setattr(refits, "ONE_THREAD_CELLS", 0)
+    monkeypatch.setattr(refits, "QUICK_SHARE", 1.0)  # none is so dear that others run beside it
     monkeypatch.setattr(refits, "supervise", lambda job, *rest: jobs.append(job) or supervise(job, *rest))  # type: ignore[func-returns-value]
     monkeypatch.setattr(Growing, "measure", lambda self, trials, many: told.append(many) or laws(self, trials, many))  # type: ignore[func-returns-value]
     rng = np.random.default_rng(0)
@@ -395,3 +397,34 @@ def test_a_trial_of_a_large_table_has_as_many_threads_as_others_leave_cores(
     assert run.share(options, few, None, Watch()) == (4, 4)
     counted: Any = SimpleNamespace(trials=5, budget_seconds=math.inf, parallel_trials=False, jobs=4)
     assert run.share(counted, facts, None, Watch()) == (1, 4)
+
+
+def test_what_the_end_will_not_ask_for_does_not_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def names(folder: Path) -> set[str]:
+        return {place.stem for place in folder.glob("t*")}
+
+    def watched(self: Finish) -> list[Finalist]:
+        data = self.study.setting.data
+        wanted = {fit_of(t) for t in self._wanted()}
+        done = [t for t in self.study.trials if t.status == "completed" and t.parent is None]
+        assert len(wanted) < len(done)
+        assert {f"t{n:04d}" for n in wanted} <= names(data / "trials")
+        seen.append((names(data / "trials"), names(data / "predictions")))
+        assert len(seen[0][0]) < len(done) / 2
+        return finished(self)
+
+    finished = Finish.run
+    monkeypatch.setattr(Finish, "run", watched)
+    monkeypatch.setattr(leftovers, "MOST_BYTES", 10_000.0)
+    monkeypatch.setattr(finish, "MOST_ACCURATE", 5)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 4))
+    y = (X[:, 0] * X[:, 1] + rng.normal(size=600) > 0).astype(int)
+    found = automl.fit(
+        X, y, families=["tree", "linear"], strategy="random", budget=Budget(trials=60), n_jobs=1, run_dir=tmp_path
+    )
+    artifacts, predictions = seen[0]
+    assert artifacts <= predictions
+    assert len(found.front_) > 1
