@@ -302,7 +302,7 @@ class Run:
         assert table is not None, "a run is searched once"
         facts = table.facts(budget=options.budget_seconds, later=self.rows.time is not None)
         records = write_data(data, table, self.split)
-        slots, threads = kept_share(store, share(options, facts, executor, self.watch), options, executor)
+        slots, alone = kept_share(store, share(options, facts, executor, self.watch), options, executor)
         slots, memory = share_memory(options, slots, executor)
         in_process = options.budget_seconds < IN_PROCESS_BELOW
         families = list(self.searched[:2] if in_process else self.searched)
@@ -319,7 +319,8 @@ class Run:
             objectives=options.objectives,
             limits=Limits(options.budget_seconds, options.trials, memory),
             slots=slots,
-            threads=threads,
+            threads=alone if executor is not None else options.jobs,
+            undisturbed=alone,
             seed=options.seed,
             merge=not self.rows.given,
             start=options.start,
@@ -332,7 +333,7 @@ class Run:
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
-        joint = branches(families, facts, sorted({1, threads}, reverse=True) if slots == 1 else (1,))
+        joint = branches(families, facts, sorted({1, setting.trial_threads}, reverse=True))
         prior = CostModel(facts)
 
         def seconds(point: Mapping[str, Any]) -> float:

@@ -96,23 +96,24 @@ class Watch:
         cores = len(self._numbers())
         if spent < TOLD * passed * cores:
             return float(cpu_count())
-        return min(float(cpu_count()), cores * (idle + own) / spent)
+        return max(0.0, min(float(cpu_count()), cores * (idle + max(0.0, own)) / spent))
 
     def _look(self) -> tuple[float, float, float, float]:
-        """(now, all seconds of the processors that may be used, the idle ones of them, those of this process and its children)."""
+        """(now, all seconds of the processors that may be used, the idle ones of them, those of this process and its children).
+
+        What yields to this process (nice) counts as idle. The children of each that have ended count by their parent.
+        """
         import psutil
 
-        here, every = psutil.Process(), psutil.cpu_times(percpu=True)
-        used = [every[i] for i in self._numbers() if i < len(every)]
-        idle = sum(one.idle + getattr(one, "iowait", 0.0) for one in used)
-        spent = sum(sum(one) - getattr(one, "guest", 0.0) - getattr(one, "guest_nice", 0.0) for one in used)
-        own = time.process_time()
-        for child in here.children(recursive=True):
-            try:
-                times = child.cpu_times()
-            except psutil.Error:  # it has ended
-                continue
-            own += times.user + times.system
+        try:
+            here, every = psutil.Process(), psutil.cpu_times(percpu=True)
+            used = [every[i] for i in self._numbers() if i < len(every)]
+            yields = hasattr(os, "nice") and os.nice(0) <= 0
+            idle = sum(one.idle + getattr(one, "iowait", 0.0) + yields * getattr(one, "nice", 0.0) for one in used)
+            spent = sum(sum(one) - getattr(one, "guest", 0.0) - getattr(one, "guest_nice", 0.0) for one in used)
+            own = sum(_times(process) for process in [here, *here.children(recursive=True)])
+        except (OSError, psutil.Error):  # nothing is told here
+            return time.monotonic(), 0.0, 0.0, 0.0
         return time.monotonic(), spent, idle, own
 
     @staticmethod
@@ -121,6 +122,16 @@ class Watch:
         if hasattr(os, "sched_getaffinity"):
             return sorted(os.sched_getaffinity(0))
         return list(range(os.cpu_count() or 1))
+
+
+def _times(process: Any) -> float:
+    """CPU seconds of a process and those of its children that have ended; none of one that has ended itself."""
+    import psutil
+
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.Error:
+        return 0.0
 
 
 def undisturbed(threads: int, free: float) -> int:

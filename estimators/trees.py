@@ -52,7 +52,8 @@ class Trees:
 
 
 def steadied(trees: Trees, constants: NDArray[np.float64]) -> tuple[Trees, NDArray[np.float64]]:
-    """The same sums of trees and `constants` (width,), with float32 rounding where a few trees have runaway leaves (of a rare class, by Newton steps without a penalty).
+    """The same sums of trees and `constants` (width,), of which float32 loses nothing by a few trees with runaway leaves (of a
+    rare class, by Newton steps without a penalty).
 
     A sum that passes through 9,000 and ends near 0 is rounded by 5e-4 on its way. So each tree with a leaf beyond LARGE is
     written twice: first with multiples of one power of two, of which float32 sums are exact in any order, and among the others

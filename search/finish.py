@@ -163,8 +163,14 @@ class Finish:
         return [done[i] for i in sorted(most_accurate | {*front})]
 
     def _wanted(self) -> list[Trial]:
-        """The trials that the end may ask for: to finish them alone, or in an ensemble of many families."""
-        return [*self._near(), *of_many_families(self._ranked(), OF_FAMILY)[:MOST_ACCURATE]]
+        """The trials that the end may ask for, to finish them alone or in an ensemble of many families, and those that the folds
+        of others are held against.
+        """
+        ranked = self._ranked()
+        same = [t for t in ranked if t.rung == ranked[0].rung]
+        families = [[t for t in ranked if t.plan.family == name] for name in self.study.setting.families]
+        fronts = [own[i] for own in families if own for i in exact_front(np.array([self.study.values(t) for t in own]))]
+        return [*self._near(), *of_many_families(same, OF_FAMILY)[:MOST_ACCURATE], *fronts]
 
     def _ranked(self) -> list[Trial]:
         return sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))

@@ -75,12 +75,13 @@ class Rivals:
 
     def _read(self, task: str, rows: int) -> Iterable[tuple[Rival, NDArray[Any]]]:
         for rival in self.models:
-            if not rival.predictions.exists():  # a former process's
+            try:
+                with np.load(rival.predictions) as stored:
+                    found = stored[rival.plan][:rows].astype(np.float64) if rival.plan in stored.files else None
+            except FileNotFoundError:  # a former process's, or no longer kept
                 continue
-            with np.load(rival.predictions) as stored:
-                if rival.plan in stored.files:
-                    found = stored[rival.plan][:rows].astype(np.float64)
-                    yield rival, np.column_stack([1.0 - found, found]) if task == "binary" else found
+            if found is not None:
+                yield rival, np.column_stack([1.0 - found, found]) if task == "binary" else found
 
     def _no_cheaper(self, measurement: Measurement, price: Sequence[float]) -> bool:
         for objective, other in zip(self.objectives, price, strict=True):

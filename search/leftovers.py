@@ -17,7 +17,7 @@ MOST_BYTES = 1e9
 
 
 class Leftovers:
-    """What the completed trials of this process have left: artifacts in `Study.folder`, predictions in `Study.predictions`."""
+    """What the completed trials have left: artifacts in `Study.folder`, predictions in `Study.predictions`."""
 
     def __init__(self, study: Study) -> None:
         self.study = study

@@ -104,7 +104,7 @@ class Refits:
         threads = (
             1
             if beside
-            or (setting.here == 1 and trial.plan.hardware.threads == 1)
+            or (setting.here == 1 and trial.plan.hardware.threads == 1 < setting.trial_threads)
             or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS
             else self.threads
         )

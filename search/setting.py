@@ -53,6 +53,9 @@ class Setting:
     cores: int | None = None
     """Processes at a time of what is done on this machine; None: as many as trials."""
 
+    undisturbed: int | None = None
+    """Threads of a trial alone on the machine, where others keep some of its cores busy; None: all `threads`."""
+
     @property
     def here(self) -> int:
         """How many final fits, blends and the like run at a time: they are this machine's, wherever the trials run."""
@@ -60,8 +63,10 @@ class Setting:
 
     @property
     def trial_threads(self) -> int:
-        """Threads of a trial: one where several run at a time, else all; the fits on all rows, alone, have all."""
-        return 1 if self.slots > 1 else self.threads
+        """Threads of a trial: one where several run at a time, else all that others leave; the fits on all rows, alone, have those
+        that are left then.
+        """
+        return 1 if self.slots > 1 else self.undisturbed or self.threads
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from automl.estimators import hardware
@@ -61,3 +64,38 @@ def test_this_machine_is_looked_at_in_no_time() -> None:
 )
 def test_a_fit_has_no_thread_that_would_wait_for_others(threads: int, free: float, expected: int) -> None:
     assert undisturbed(threads, free) == expected
+
+
+SPIN = "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass"
+
+
+def spun(seconds: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SPIN.format(seconds=seconds)])
+
+
+def own(watch: Watch) -> float:
+    """CPU seconds of this process and its children that a look sees since the watch was made."""
+    return watch._look()[3] - watch._start[3]
+
+
+def test_the_work_of_children_is_not_that_of_others() -> None:
+    watch = Watch()
+    spun(0.5).wait()
+    assert 0.4 < own(watch) < 2.0  # it began and ended in between
+    child = spun(60.0)
+    try:
+        while own(watch) < 1.2:
+            time.sleep(0.05)
+        later = Watch()
+    finally:
+        child.kill()
+        child.wait()
+    assert -0.1 < own(later) < 0.5  # what it had worked before does not count
+
+
+def test_a_system_that_says_nothing_is_taken_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(percpu: bool) -> None:
+        raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr(psutil, "cpu_times", refused)
+    assert Watch().free() == hardware.cpu_count()
