@@ -98,7 +98,8 @@ class ErrorLaw:
     ) -> None:
         n, y, se = (np.asarray(values, np.float64) for values in (rows, errors, deviations))
         if len(n) < LEAST_POINTS:
-            raise RefusalError(f"the error was measured at {len(n)} row counts, and a law needs {LEAST_POINTS}")
+            counts = "1 row count" if len(n) == 1 else f"{len(n)} row counts"
+            raise RefusalError(f"the error was measured at {counts}, and a law needs {LEAST_POINTS}")
         if not (np.isfinite(y).all() and (y >= 0).all()):
             raise RefusalError(
                 "the metric's error can be negative or infinite, and the law is for errors that 0 bounds"
