@@ -13,7 +13,7 @@ from .trial import Trial
 log = logging.getLogger("automl")
 
 MOST_BYTES = 1e9
-"""So many bytes may lie there before anything is removed; of a long run on a large table it would be a hundred times that."""
+"""So many bytes may lie there before anything is removed."""
 
 
 class Leftovers:
@@ -22,7 +22,7 @@ class Leftovers:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._sizes: dict[int, float] = {}  # bytes by the number of the fit
-        self._seen, self._most = len(study.trials), MOST_BYTES
+        self._seen, self._most = 0, MOST_BYTES
 
     def discard(self, wanted: Callable[[], Iterable[Trial]]) -> None:
         """Keeps what belongs to the fits of the `wanted` trials, and removes the rest, where there is too much of it all.

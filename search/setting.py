@@ -52,7 +52,6 @@ class Setting:
     bounds: Mapping[str, float] = field(default_factory=dict)
     cores: int | None = None
     """Processes at a time of what is done on this machine; None: as many as trials."""
-
     undisturbed: int | None = None
     """Threads of a trial alone on the machine, where others keep some of its cores busy; None: all `threads`."""
 
