@@ -100,7 +100,7 @@ class _AutoML(BaseEstimator):
         task: str | None = None,
         n_jobs: int | None = None,
         executor: Executor | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         memory_limit: Any = None,
         random_state: Any = 0,
         run_dir: Any = None,
@@ -357,7 +357,7 @@ class AutoMLClassifier(ClassifierMixin, _AutoML):
         relaxed; InfeasibleError if no model of the front meets them. Times in seconds or text, sizes in bytes or text.
     n_jobs : cores to use, as joblib counts them; all by default.
     executor : any `concurrent.futures` executor; each task supervises its own isolated process.
-    device : "cpu" or "cuda", for the families that train with torch.
+    device : "cpu", "cuda" or "auto", for the families that train with torch; "auto" has both searched where there is a GPU.
     memory_limit : hard cap on the memory of the trials that run at a time, bytes or text.
     random_state : seed. With `Budget(trials=)` and one job, a run is a function of it.
     run_dir, overwrite, resume : where the run is kept (default: a temporary folder that lives as long as the model).

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from automl.estimators import native
 from automl.estimators.errors import DataError, InfeasibleError, ResourceError, UsageError
 from automl.estimators.family import Facts, Family
-from automl.estimators.hardware import Watch, cpu_count, detect, undisturbed
+from automl.estimators.hardware import DEVICES, Watch, cpu_count, detect, devices, undisturbed
 from automl.search.agenda import first_plans
-from automl.search.cost import CostModel
+from automl.search.cost import CostModel, devices_of
 from automl.search.estimate import exchangeable
 from automl.search.finish import Finish
 from automl.search.fitting import fits_here
@@ -34,7 +34,7 @@ from automl.search.front import check
 from automl.search.interrupt import noted
 from automl.search.metric import Metric
 from automl.search.objective import Objective
-from automl.search.plan import Plan, branches, from_point, single_of
+from automl.search.plan import Plan, branches, single_of
 from automl.search.record import Losses, failures
 from automl.search.refits import Finalist
 from automl.search.setting import Limits, Progress, Setting
@@ -89,7 +89,7 @@ class Options:
     parallel_trials: bool
     seed: int
     start: float
-    device: str = "cpu"
+    device: str = "auto"
     extra: tuple[float, float] = (0.0, 0.0)
     target_rows: int | None = None
     ensembles: bool = False
@@ -211,6 +211,8 @@ class Run:
         self.watch = Watch()
         self.folder = folder
         self.options = options
+        if options.device not in DEVICES:
+            raise UsageError(f"device is {options.device!r}: it is one of {', '.join(DEVICES)}")
         self.searched = usable(options.families, table.task.kind, options.budget_seconds)
         self.strategy = by_name(options.strategy)
         self.table = table
@@ -310,6 +312,9 @@ class Run:
             families = families[
                 :1
             ]  # nothing can be told from so few rows: the baseline it is, and the table warned of it
+        torch = any(f.needs == "torch" for f in families)
+        some = devices_here(options.device, executor) if torch else ("cpu",)
+        devices = {f.name: devices_of(f, facts, some, 1 if slots > 1 else alone) for f in families}
         setting = Setting(
             data=data,
             split=self.split,
@@ -325,7 +330,7 @@ class Run:
             merge=not self.rows.given,
             start=options.start,
             in_process=in_process,
-            device=options.device,
+            devices=devices,
             target_rows=options.target_rows,
             ensembles=options.ensembles,
             bounds=options.bounds,
@@ -333,12 +338,12 @@ class Run:
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
-        joint = branches(families, facts, sorted({1, setting.trial_threads}, reverse=True))
+        joint = branches(families, facts, sorted({1, setting.trial_threads}, reverse=True), devices)
         prior = CostModel(facts)
 
         def seconds(point: Mapping[str, Any]) -> float:
             family = setting.families[str(point["family"])]
-            plan = from_point(point, family, facts, setting.trial_threads)
+            plan = setting.plan(point, family)
             return prior.predict(family, plan, facts.rows, self.split.fits())[0]
 
         first, warm = first_plans(families, facts, seconds)
@@ -449,6 +454,13 @@ def share(options: Options, facts: Facts, executor: Executor | None, watch: Watc
     if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
     return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())
+
+
+def devices_here(asked: str, executor: Executor | None) -> tuple[str, ...]:
+    """The devices that networks may train on. Of an executor's workers nothing is known: they have the CPU, or what was asked for."""
+    if executor is not None and asked != "auto":
+        return (asked,)
+    return ("cpu",) if executor is not None else devices(asked)
 
 
 def kept_share(store: Store, now: tuple[int, int], options: Options, executor: Executor | None) -> tuple[int, int]:

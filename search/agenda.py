@@ -13,7 +13,7 @@ from automl.estimators.space import Value, nearest
 
 from .allocation import FROZEN, Floats, chances, improvements, index
 from .cost import OVERHEAD
-from .plan import Plan, from_point
+from .plan import Plan
 from .portfolio import starting_points
 from .prospects import Prospects
 from .record import Record
@@ -255,8 +255,7 @@ class Agenda:
 
     def _plan(self, point: dict[str, Value]) -> Plan:
         setting = self.record.setting
-        family = setting.families[str(point["family"])]
-        return from_point(point, family, setting.facts, setting.trial_threads, setting.device)
+        return setting.plan(point, setting.families[str(point["family"])])
 
     def _first(self, running: Collection[str], room: float) -> dict[str, Value] | None:
         """The next of the first plans. Strong ones wait for the references that run: their time tells how large they may be."""

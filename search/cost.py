@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from automl.estimators.family import Facts, Family
+from automl.estimators.hardware import CUDA_SHARE, CUDA_START
 from automl.estimators.space import Value
 
 from .plan import Plan
@@ -36,6 +37,29 @@ def threads_share(family: Family, threads: int) -> float:
     return 0.1 + 0.9 / (threads if family.parallel else 1)
 
 
+def devices_of(family: Family, facts: Facts, devices: Sequence[str], threads: int) -> tuple[str, ...]:
+    """The `devices` that a family may train on, first the one that takes its default point at all rows the less time by the
+    priors; the CPU for a family that does not train with torch.
+    """
+    if family.needs != "torch":
+        return ("cpu",)
+    start = dict(next(iter(family.starts(facts)), {}))
+    seconds = family.seconds_per_unit * sum(family.cost(start, facts.rows, facts.columns, facts.classes).values())
+    return tuple(
+        sorted(devices, key=lambda device: on_device(seconds * threads_share(family, threads), seconds, device))
+    )
+
+
+def on_device(here: float, one: float, device: str) -> float:
+    """Seconds of a fit on a device, which takes `here` on the CPU and `one` on one of its cores."""
+    return here if device == "cpu" else CUDA_START + CUDA_SHARE * one
+
+
+def speed_of(family: Family, device: str) -> str:
+    """What a family's seconds are known by: on a GPU they say nothing of those on the CPU."""
+    return family.name if device == "cpu" else f"{family.name} on {device}"
+
+
 @dataclass
 class CostModel:
     """Wall seconds of a fit as lognormal: log(seconds / prior units), a running mean per family, shrunk to the machine's.
@@ -58,35 +82,38 @@ class CostModel:
         params = params if plan.prefix == 1.0 else family.shortened(params, plan.prefix)
         total = sum(family.cost(params, rows, columns, self.facts.classes).values())
         encoding = ENCODE * self.facts.columns if family.reads and not self.facts.sparse else 0.0
-        share = threads_share(family, plan.hardware.threads)
-        return max(1e-4, total * family.seconds_per_unit * share) + encoding
+        one = total * family.seconds_per_unit
+        here = one * threads_share(family, plan.hardware.threads)
+        return max(1e-4, on_device(here, one, plan.hardware.device)) + encoding
 
     def observe(self, family: Family, plan: Plan, rows: int, fit_seconds: float, beside: float | None) -> None:
         """A fit's wall seconds, and what the trial took beside its fits (None where it did not end).
 
         Those of a family that doesn't read the inputs are all overhead, and say nothing of the machine's speed.
         """
+        name = speed_of(family, plan.hardware.device)
         if family.reads:
             units = self.units(family, dict(plan.params), plan, rows)
-            self.ratios[family.name].append(math.log(max(1e-3, fit_seconds) / units))
+            self.ratios[name].append(math.log(max(1e-3, fit_seconds) / units))
             if fit_seconds > TELLING:
-                self.telling.add(family.name)
+                self.telling.add(name)
         if beside is not None:
-            self.beside[family.name].append(max(0.0, beside))
+            self.beside[name].append(max(0.0, beside))
 
-    def ratio(self, family: Family) -> float:
+    def ratio(self, family: Family, device: str = "cpu") -> float:
         """The logarithm of how many times as long as by the prior a fit of this family takes."""
         means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for name, r in self.ratios.items() if name in self.telling]
         machine = max(-MACHINE, min(MACHINE, median(means))) if means else 0.0
-        seen = self.ratios[family.name][-RECENT:]
+        seen = self.ratios[speed_of(family, device)][-RECENT:]
         return (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
 
     def predict(self, family: Family, plan: Plan, rows: int, fits: int = 1) -> tuple[float, float]:
         """(median, 90 % quantile) of the wall seconds of a trial that makes `fits` fits."""
-        mean, seen = self.ratio(family), self.ratios[family.name][-RECENT:]
+        device = plan.hardware.device
+        mean, seen = self.ratio(family, device), self.ratios[speed_of(family, device)][-RECENT:]
         spread = sum((r - mean) ** 2 for r in seen) + PRIOR_WEIGHT * PRIOR_SD**2
         sd = max(0.15, math.sqrt(spread / (len(seen) + PRIOR_WEIGHT)))
         base = self.units(family, dict(plan.params), plan, rows) * fits
-        besides = self.beside[family.name][-RECENT:]
+        besides = self.beside[speed_of(family, device)][-RECENT:]
         beside = sum(besides) / len(besides) if besides else max(OVERHEAD, EXPORT * self.facts.columns)
         return beside + base * math.exp(mean), 1.2 * beside + base * math.exp(mean + Z90 * sd)

@@ -13,6 +13,7 @@ from typing import Any
 
 from automl.estimators.families import FAMILIES
 from automl.estimators.family import Family
+from automl.estimators.hardware import CUDA_START
 
 from .memory import MemoryLaw
 from .plan import Plan
@@ -36,7 +37,8 @@ from .trial import Measurement, Trial
 COSTS = ("training_seconds", "training_memory_bytes", "size_bytes", "latency_p50_seconds")
 """The measured costs that have a law of their own; the part of the serving memory that is the model's goes with its size."""
 SOURCES = {"training_seconds": "training_cpu_seconds"}
-"""What a law is fitted to where that is not the quantity itself: CPU seconds don't depend on what else the machine did."""
+"""What a law is fitted to where that is not the quantity itself: CPU seconds don't depend on what else the machine did. Of a plan that
+trains on a GPU they say nothing: there it is the seconds themselves."""
 NOUNS = {
     "error": "error",
     "training_seconds": "training time",
@@ -73,8 +75,11 @@ def terms_of(quantity: str, plan: Plan, family: Family | None, columns: int, cla
     if family is None or quantity == "training_memory_bytes":
         return linear_terms
     if quantity == "training_seconds":
-        unit = family.seconds_per_unit
-        return lambda n: [unit * term for term in family.cost(params, max(1, round(n)), width, classes).values()]
+        unit, start = family.seconds_per_unit, [CUDA_START] if plan.hardware.device == "cuda" else []
+        return lambda n: [
+            *start,
+            *(unit * term for term in family.cost(params, max(1, round(n)), width, classes).values()),
+        ]
     if quantity == "size_bytes":
         return lambda n: (1.0, n**HEAPS, family.capacity(params, max(1, round(n))))
     return lambda n: (1.0, math.sqrt(family.capacity(params, max(1, round(n)))))
@@ -82,9 +87,9 @@ def terms_of(quantity: str, plan: Plan, family: Family | None, columns: int, cla
 
 def law_points(quantity: str, trials: Sequence[Trial]) -> tuple[list[float], list[float], list[float]]:
     """(rows, values, standard errors), by rows; of several trials at one row count the last counts."""
-    source = SOURCES.get(quantity, quantity)
     found: dict[float, tuple[float, float]] = {}
     for trial in trials:
+        source = SOURCES.get(quantity, quantity) if trial.plan.hardware.device == "cpu" else quantity
         value = getattr(trial.measurement, source)
         if trial.status == "completed" and value is not None:
             found[float(trial.measurement.rows or trial.rows)] = (float(value), trial.measurement.error_sd or 0.0)

@@ -76,7 +76,8 @@ class Growing:
         setting = self.study.setting
         if setting.threads < 2 or setting.in_process or self.study.executor is not None:
             return None
-        trial = next((t for t in finalists if setting.families[t.plan.family].parallel), None)
+        on_cpu = [t for t in finalists if t.plan.hardware.device == "cpu"]
+        trial = next((t for t in on_cpu if setting.families[t.plan.family].parallel), None)
         if trial is None or math.isinf(self.budget):
             return None
         one = self.study.point_seconds(trial, setting.split.law_rows()[0])

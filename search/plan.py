@@ -21,7 +21,7 @@ ENSEMBLE = "ensemble"
 """The family of a plan that has members. It is none of the search's: it is put together from what that found."""
 WHOLE = (1.0, "none", "float32")
 """The variant that is the model as it was fitted."""
-RESERVED = ("view", "selection", "fraction", "reduction", "threads")
+RESERVED = ("view", "selection", "fraction", "reduction", "threads", "device")
 FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)
 RANKS = (0, 16, 64, 256)
 LEAN = 20
@@ -142,8 +142,13 @@ def single_of(plan: Plan) -> Plan:
     return replace(plan.members[0][0], fold=None) if bag else plan
 
 
-def branches(families: Sequence[Family], facts: Facts, threads: Sequence[int]) -> tuple[Branch, ...]:
-    """The joint space: one branch a family, its own ranges beside those of encoding, selection, reduction and threads."""
+def branches(
+    families: Sequence[Family], facts: Facts, threads: Sequence[int], devices: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Branch, ...]:
+    """The joint space: one branch a family, its own ranges beside those of encoding, selection, reduction, threads and device.
+
+    `devices` are those that a family may train on, its usual one first, by its name; the others train on the CPU.
+    """
     joint = []
     for family in families:
         space: Space = dict(family.space(facts))
@@ -162,6 +167,8 @@ def branches(families: Sequence[Family], facts: Facts, threads: Sequence[int]) -
             space["reduction"] = Choice(tuple(r for r in RANKS if r < facts.columns))
         if family.parallel and len(threads) > 1:
             space["threads"] = Choice(tuple(threads))
+        if len(own := (devices or {}).get(family.name, ())) > 1:
+            space["device"] = Choice(tuple(own))
         joint.append(Branch(family.name, space))
     return tuple(joint)
 
@@ -181,6 +188,6 @@ def from_point(point: Mapping[str, Value], family: Family, facts: Facts, threads
         reduction=int(point.get("reduction", 0)),
         hardware=Hardware(
             threads=int(point.get("threads", threads)) if family.parallel else 1,
-            device=device if family.needs == "torch" else "cpu",
+            device=str(point.get("device", device)),
         ),
     )

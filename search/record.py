@@ -24,7 +24,7 @@ from .fitting import Result, predictions_file
 from .forecast import at_rows
 from .front import exact_front
 from .objective import value_of
-from .plan import WHOLE, from_point
+from .plan import WHOLE
 from .scaling import LEAST_POINTS
 from .setting import Setting
 from .space import JointSpace, complete
@@ -78,11 +78,7 @@ class Record:
 
     def _ids(self, points: Iterable[tuple[Family, dict[str, Value]]]) -> set[str]:
         """The ids of the plans of points, each with its family."""
-        s = self.setting
-        return {
-            from_point({"family": family.name, **point}, family, s.facts, s.trial_threads, s.device).id
-            for family, point in points
-        }
+        return {self.setting.plan({"family": family.name, **point}, family).id for family, point in points}
 
     @property
     def favoured(self) -> set[str]:
@@ -137,7 +133,7 @@ class Record:
             costs = []
             for family in setting.families.values():
                 for start in family.starts(setting.facts):
-                    plan = from_point({"family": family.name, **start}, family, setting.facts, setting.trial_threads)
+                    plan = setting.plan({"family": family.name, **start}, family)
                     costs.append(self.cost.predict(family, plan, self.rungs[rung])[0])
             if float(np.median(costs)) <= max(LEAST_SECONDS, RUNG_SHARE * setting.limits.seconds):
                 return rung

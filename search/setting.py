@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from automl.estimators.family import Facts, Family
+from automl.estimators.space import Value
 
 from .metric import Metric
 from .objective import Objective
+from .plan import Plan, from_point
 from .split import Split
 
 NO_WALL = 20 * 86_400.0
@@ -46,7 +48,8 @@ class Setting:
     merge: bool
     start: float
     in_process: bool = False
-    device: str = "cpu"
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What each family may train on, its usual one first; the CPU where nothing is said."""
     target_rows: int | None = None
     ensembles: bool = False
     bounds: Mapping[str, float] = field(default_factory=dict)
@@ -59,6 +62,11 @@ class Setting:
     def here(self) -> int:
         """How many final fits, blends and the like run at a time: they are this machine's, wherever the trials run."""
         return self.slots if self.cores is None else min(self.slots, self.cores)
+
+    def plan(self, point: Mapping[str, Value], family: Family) -> Plan:
+        """The plan of a point on what trials have here: their threads, and the family's usual device."""
+        device = self.devices.get(family.name, ("cpu",))[0]
+        return from_point(point, family, self.facts, self.trial_threads, device)
 
     @property
     def trial_threads(self) -> int:

@@ -102,10 +102,10 @@ Examples:
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: all]")
 @click.option(
     "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
     show_default=True,
-    help="Where the network family trains.",
+    help="Where networks train; auto searches both where there is a GPU.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
 @common

@@ -250,6 +250,7 @@ def test_another_librarys_word_for_the_budget_names_ours(cancer: Any, word: str)
         ({"objectives": ["latencyy", "error"]}, UsageError, "latency"),
         ({"objectives": ["latency"]}, UsageError, "error"),
         ({"strategy": "bayes"}, UsageError, "bayesian"),
+        ({"device": "tpu"}, UsageError, "auto, cpu, cuda"),
         ({"max_latency": "fast"}, UsageError, "max_latency"),
         ({"budgett": 3}, UsageTypeError, "budget"),
         ({"random_state": "x"}, UsageError, "random_state"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import itertools
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from automl.estimators import hardware
-from automl.estimators.hardware import Watch, undisturbed
+from automl.estimators.errors import ResourceError
+from automl.estimators.hardware import Watch, devices, undisturbed
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, cores: int, *seen: tuple[float, float, float, float]) -> None:
@@ -76,6 +79,38 @@ def spun(seconds: float) -> subprocess.Popen[bytes]:
 def own(watch: Watch) -> float:
     """CPU seconds of this process and its children that a look sees since the watch was made."""
     return watch._look()[3] - watch._start[3]
+
+
+def torch_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, cuda: bool, gpu: str | None) -> None:
+    """A torch of that build, on a machine with that GPU."""
+    (folder / "torch" / "lib").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").touch()
+    (folder / "torch" / "lib" / ("libtorch_cuda.so" if cuda else "libtorch_cpu.so")).touch()
+    monkeypatch.setattr(
+        hardware.importlib.util,
+        "find_spec",
+        lambda name: importlib.machinery.PathFinder.find_spec(name, [str(folder)]),
+    )
+    monkeypatch.setattr(hardware, "gpu_name", lambda: gpu)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpu", "why"), [(False, "H200", "built without CUDA"), (True, None, "no NVIDIA driver lists a GPU")]
+)
+def test_a_graphics_card_that_cannot_be_had_is_refused_by_name_and_left_out_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, gpu: str | None, why: str
+) -> None:
+    torch_in(tmp_path, monkeypatch, cuda=cuda, gpu=gpu)
+    assert devices("auto") == devices("cpu") == ("cpu",)
+    with pytest.raises(ResourceError, match=why):
+        devices("cuda")
+
+
+def test_where_there_is_a_graphics_card_both_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_in(tmp_path, monkeypatch, cuda=True, gpu="H200")
+    assert devices("auto") == ("cpu", "cuda")
+    assert devices("cuda") == ("cuda",)
+    assert devices("cpu") == ("cpu",)
 
 
 def test_the_work_of_children_is_not_that_of_others() -> None:

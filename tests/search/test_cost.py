@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from automl.estimators.families.baseline import Baseline
 from automl.estimators.families.linear import Linear
+from automl.estimators.families.network import Network
 from automl.estimators.families.tree import Tree
 from automl.estimators.family import Facts
-from automl.search.cost import OVERHEAD, CostModel
+from automl.estimators.hardware import CUDA_START
+from automl.search.cost import MACHINE, OVERHEAD, CostModel, devices_of
 from automl.search.plan import from_point
 
 FACTS = Facts("binary", 10_000, 10, 2)
@@ -59,6 +63,27 @@ def test_the_baseline_says_nothing_of_the_machine() -> None:
     own = from_point({"family": "baseline"}, baseline, FACTS, 1)
     model.observe(baseline, own, 10_000, 0.05, OVERHEAD)  # all overhead: a hundred times its prior
     assert model.predict(tree, plan, 10_000) == before
+
+
+def test_what_a_graphics_card_takes_says_nothing_of_the_processor() -> None:
+    model, family = CostModel(FACTS), Network()
+    here, there = (
+        from_point({"family": "network", **family.starts(FACTS)[0]}, family, FACTS, 1, d) for d in ("cpu", "cuda")
+    )
+    before = model.predict(family, here, 10_000)
+    assert model.predict(family, there, 10)[0] > CUDA_START
+    for _ in range(20):
+        model.observe(family, there, 10_000, 100.0, OVERHEAD)
+    assert 80.0 < model.predict(family, there, 10_000)[0] < 125.0
+    assert model.predict(family, here, 10_000)[0] <= before[0] * math.exp(MACHINE)
+
+
+def test_a_family_begins_on_the_device_that_takes_less() -> None:
+    small, large = FACTS, Facts("binary", 3_000_000, 100, 2)
+    assert devices_of(Network(), small, ("cpu", "cuda"), 1) == ("cpu", "cuda")
+    assert devices_of(Network(), large, ("cpu", "cuda"), 1) == ("cuda", "cpu")
+    assert devices_of(Network(), large, ("cpu",), 1) == ("cpu",)
+    assert devices_of(Linear(), large, ("cpu", "cuda"), 1) == ("cpu",), "it does not train with torch"
 
 
 def test_the_width_of_a_table_is_part_of_its_price() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from automl.estimators.families.lightgbm import LightGBM
 from automl.estimators.family import Facts
-from automl.search.forecast import Outlook, at_rows, crossing, laws_of, run_kappa
+from automl.estimators.hardware import Hardware
+from automl.search.forecast import Outlook, at_rows, crossing, law_points, laws_of, run_kappa
 from automl.search.plan import Plan, from_point
 from automl.search.scaling import KAPPA
 from automl.search.trial import Measurement, Trial
@@ -140,3 +141,12 @@ def test_points_that_contradict_the_terms_leave_the_last_one() -> None:
     far = at_rows(odd[-1], odd, FAMILY, 64_000, 10, 2)
     assert far.size_bytes is not None
     assert 1e3 <= far.size_bytes <= 1e4
+
+
+def test_on_a_graphics_card_the_seconds_themselves_are_forecast() -> None:
+    on_card = [replace(t, plan=replace(t.plan, hardware=Hardware(device="cuda"))) for t in curve(0.1, 0.05, 0.5)]
+    slow = [replace(t, measurement=replace(t.measurement, training_seconds=50.0)) for t in on_card]
+    assert law_points("training_seconds", slow)[1] == [50.0] * len(slow)
+    assert set(law_points("training_seconds", curve(0.1, 0.05, 0.5))[1]).isdisjoint({50.0})
+    found = laws_of(slow[-1].plan, slow, FAMILY, 10, 2, KAPPA)["training_seconds"]
+    assert found["exponent"] == pytest.approx(0.0, abs=0.01), "all of it is the start of CUDA"

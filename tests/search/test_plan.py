@@ -37,6 +37,23 @@ def test_a_fraction_without_a_selection_is_no_plan_of_its_own() -> None:
     assert a == b
 
 
+def test_where_a_network_trains_is_searched_where_it_may_train_elsewhere() -> None:
+    network, linear = (next(f for f in FAMILIES if f.name == name) for name in ("network", "linear"))
+    devices = {"network": ("cuda", "cpu"), "linear": ("cpu",)}
+    joint = branches([network, linear], FACTS, (1,), devices)
+    points = [complete(joint, {"family": family.name}) for family in (network, linear)]
+    assert points[0]["device"] == "cuda", "the usual one"
+    assert "device" not in points[1]
+    assert "device" not in dict(branches([network], FACTS, (1,))[0].space)
+    rng = np.random.default_rng(0)
+    plans = [from_point(sample_branch(joint[0], rng), network, FACTS, 1, "cuda") for _ in range(20)]
+    assert {plan.hardware.device for plan in plans} == {"cpu", "cuda"}
+    one = from_point(points[0], network, FACTS, 1)
+    other = from_point({**points[0], "device": "cpu"}, network, FACTS, 1)
+    assert one.id != other.id
+    assert one.params == other.params, "the device is no hyperparameter"
+
+
 def test_the_engine_is_part_of_a_plan_and_the_usual_one_leaves_its_id_as_it_was() -> None:
     plan = Plan("linear")
     other = replace(plan, hardware=replace(plan.hardware, engine="compiled"))
