@@ -287,11 +287,11 @@ class Front(Sequence[Model]):
         self._store()
 
     def _store(self) -> None:
-        """Puts the front as it is now in the run's database, if there is one."""
+        """Puts the front as it is now in the run's database, if there is one; a forecast is none of the run's."""
         from automl.search.store import Store
 
         path = self.folder / "run.db"
-        if not path.exists():
+        if "at_rows" in self.found or not path.exists():
             return
         try:
             with Store.open(path) as store:

@@ -231,12 +231,22 @@ def assemble(
                 raise UsageError(f"X_val and {name} both say how rows are held apart: give one of them")
         if weights is not None:  # X_val's rows weigh as the mean of X's own
             weights = np.concatenate([normalised(weights, n), np.ones(rows_in(X_val))])
-        X, y = stack(X, X_val), np.concatenate([np.asarray(y), np.asarray(y_val)])
+        X, y = stack(X, X_val), joined(y, y_val)
         validation = np.arange(n, rows_in(X))
     table = from_frame(X, y, task=task, weights=weights)
     if validation is not None:
         validation = np.flatnonzero(np.asarray(table.kept) >= n)
     return table, Rows(aligned(groups, "groups", n, table), aligned(time, "time", n, table), validation, splitter)
+
+
+def joined(y: Any, y_val: Any) -> NDArray[Any]:
+    """The targets of the rows and of those to validate on, in one array. Raises DataError where one is text and the other is not."""
+    parts = [np.asarray(part) for part in (y, y_val)]
+    parts = [part[:, 0] if part.ndim == 2 and part.shape[1] == 1 else part for part in parts]
+    kinds = ["text" if part.dtype.kind in "US" else "numbers" for part in parts if part.dtype.kind != "O"]
+    if len(set(kinds)) > 1:
+        raise DataError(f"y holds {kinds[0]} and y_val holds {kinds[1]}: give both the same kind of labels")
+    return np.concatenate(parts)
 
 
 def aligned(values: Any, name: str, n: int, table: Table, first_row: int = 0) -> NDArray[Any] | None:

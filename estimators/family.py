@@ -76,6 +76,8 @@ class Family(ABC):
     """Whether a truncated SVD in front of it is part of the search (linear, neighbours, network)."""
     parallel: ClassVar[bool] = False
     """Whether training uses more than one thread."""
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Where it can train: its estimators heed `hardware.device`, "cpu" or "cuda"."""
     reads: ClassVar[bool] = True
     """Whether it looks at the inputs at all; one that doesn't is given a single column, so that width costs it nothing."""
     bagged: ClassVar[bool] = True

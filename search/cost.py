@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TypeAlias
 
 from automl.estimators.family import Facts, Family
 from automl.estimators.hardware import CUDA_SHARE, CUDA_START
@@ -30,6 +31,8 @@ more seconds than the second say anything of a machine: shorter ones are mostly 
 """
 Z90 = 1.2816
 RECENT = 20
+Where: TypeAlias = tuple[str, str]
+"""A family's name and a device: seconds on a GPU say nothing of those on the CPU, nor of the machine's speed there."""
 
 
 def threads_share(family: Family, threads: int) -> float:
@@ -38,26 +41,18 @@ def threads_share(family: Family, threads: int) -> float:
 
 
 def devices_of(family: Family, facts: Facts, devices: Sequence[str], threads: int) -> tuple[str, ...]:
-    """The `devices` that a family may train on, first the one that takes its default point at all rows the less time by the
-    priors; the CPU for a family that does not train with torch.
+    """Those of `devices` that a family can train on, first the one that takes its first start at all rows the less time by the
+    priors; the CPU for a family that can train on none of them.
     """
-    if family.needs != "torch":
-        return ("cpu",)
+    some = [device for device in devices if device in family.devices] or ["cpu"]
     start = dict(next(iter(family.starts(facts)), {}))
     seconds = family.seconds_per_unit * sum(family.cost(start, facts.rows, facts.columns, facts.classes).values())
-    return tuple(
-        sorted(devices, key=lambda device: on_device(seconds * threads_share(family, threads), seconds, device))
-    )
+    return tuple(sorted(some, key=lambda device: on_device(seconds * threads_share(family, threads), seconds, device)))
 
 
 def on_device(here: float, one: float, device: str) -> float:
     """Seconds of a fit on a device, which takes `here` on the CPU and `one` on one of its cores."""
     return here if device == "cpu" else CUDA_START + CUDA_SHARE * one
-
-
-def speed_of(family: Family, device: str) -> str:
-    """What a family's seconds are known by: on a GPU they say nothing of those on the CPU."""
-    return family.name if device == "cpu" else f"{family.name} on {device}"
 
 
 @dataclass
@@ -69,9 +64,9 @@ class CostModel:
     """
 
     facts: Facts
-    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    telling: set[str] = field(default_factory=set)
+    ratios: dict[Where, list[float]] = field(default_factory=lambda: defaultdict(list))
+    beside: dict[Where, list[float]] = field(default_factory=lambda: defaultdict(list))
+    telling: set[Where] = field(default_factory=set)
 
     def units(self, family: Family, params: Mapping[str, Value], plan: Plan, rows: int) -> float:
         """The prior in seconds: the summed cost terms at `rows`, by the family's seconds per unit, and the encoding; of a prefix
@@ -91,29 +86,30 @@ class CostModel:
 
         Those of a family that doesn't read the inputs are all overhead, and say nothing of the machine's speed.
         """
-        name = speed_of(family, plan.hardware.device)
+        where = family.name, plan.hardware.device
         if family.reads:
             units = self.units(family, dict(plan.params), plan, rows)
-            self.ratios[name].append(math.log(max(1e-3, fit_seconds) / units))
+            self.ratios[where].append(math.log(max(1e-3, fit_seconds) / units))
             if fit_seconds > TELLING:
-                self.telling.add(name)
+                self.telling.add(where)
         if beside is not None:
-            self.beside[name].append(max(0.0, beside))
+            self.beside[where].append(max(0.0, beside))
 
     def ratio(self, family: Family, device: str = "cpu") -> float:
         """The logarithm of how many times as long as by the prior a fit of this family takes."""
-        means = [sum(r[-RECENT:]) / len(r[-RECENT:]) for name, r in self.ratios.items() if name in self.telling]
+        told = [r[-RECENT:] for where, r in self.ratios.items() if where in self.telling and where[1] == "cpu"]
+        means = [sum(seen) / len(seen) for seen in told]
         machine = max(-MACHINE, min(MACHINE, median(means))) if means else 0.0
-        seen = self.ratios[speed_of(family, device)][-RECENT:]
+        seen = self.ratios[family.name, device][-RECENT:]
         return (PRIOR_WEIGHT * machine + sum(seen)) / (PRIOR_WEIGHT + len(seen))
 
     def predict(self, family: Family, plan: Plan, rows: int, fits: int = 1) -> tuple[float, float]:
         """(median, 90 % quantile) of the wall seconds of a trial that makes `fits` fits."""
         device = plan.hardware.device
-        mean, seen = self.ratio(family, device), self.ratios[speed_of(family, device)][-RECENT:]
+        mean, seen = self.ratio(family, device), self.ratios[family.name, device][-RECENT:]
         spread = sum((r - mean) ** 2 for r in seen) + PRIOR_WEIGHT * PRIOR_SD**2
         sd = max(0.15, math.sqrt(spread / (len(seen) + PRIOR_WEIGHT)))
         base = self.units(family, dict(plan.params), plan, rows) * fits
-        besides = self.beside[speed_of(family, device)][-RECENT:]
+        besides = self.beside[family.name, device][-RECENT:]
         beside = sum(besides) / len(besides) if besides else max(OVERHEAD, EXPORT * self.facts.columns)
         return beside + base * math.exp(mean), 1.2 * beside + base * math.exp(mean + Z90 * sd)

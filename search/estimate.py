@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from .metric import Metric
 from .objective import value_of
@@ -63,6 +64,8 @@ def luck(influences: Sequence[NDArray[np.float32]], costs: Floats, of: Sequence[
     """
     errors = np.array([x.mean(dtype=np.float64) for x in influences])
     found = np.zeros(len(of))
+    if not influences or len(influences[0]) < 2:  # of a single row or group nothing is known of luck
+        return found
     for place, i in enumerate(of):
         if given[i]:
             continue
@@ -201,13 +204,15 @@ def honest(
 ) -> Measurement:
     """The measurement with its error, standard error, score and 90 % interval as estimated for the artifact on new rows.
 
+    Of few rows or groups the interval is wide by Student's t; of a single one the standard error is taken to be the error itself.
     The interval is that of a mean of skewed values to the second order (Johnson 1978; Hall 1992): of losses that are rarely
     large the upper side is the longer one. `wider` multiplies the standard error of the mean: in cross-validation the
     models of the folds depend on each other's rows (1.5 for five folds: Nadeau and Bengio 2003).
     """
     values = influence.astype(np.float64)
     n, error = len(values), float(values.mean())
-    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    spread = float(values.std(ddof=1)) if n > 1 else abs(error)
+    quantile = float(stdtrit(max(1, n - 1), 0.95))
     skew = float(((values - error) ** 3).mean() / spread**3) if spread > 0 else 0.0
     own = wider * spread / math.sqrt(n)
     chosen = error + lucky
@@ -216,7 +221,7 @@ def honest(
     mended = chosen - CREDIT * added
     lean = min(0.5, max(-0.5, skew * (2 * Z90**2 + 1) / (6 * math.sqrt(n)))) * own
     least = -math.inf if metric.best is None else 0.0  # no score is better than the best
-    bounds = chosen - added + lean - Z90 * sd, chosen + lean + Z90 * sd
+    bounds = chosen - added + lean - quantile * sd, chosen + lean + quantile * sd
     ends = [metric.score_of(max(least, bound)) for bound in bounds]
     return replace(
         measured,

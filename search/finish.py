@@ -20,8 +20,8 @@ from .bagging import Bagging
 from .ensemble import OF_FAMILY, at_other_rows, fit_of, of_many_families, select, together
 from .estimate import estimates, exchangeable, held_apart, scoring
 from .fitting import BlendJob, Result, blend_job
-from .forecast import laws_of, run_kappa
-from .front import check, exact_front, noise, nondominated, thin
+from .forecast import Outlook, laws_of, run_kappa
+from .front import Floats, check, exact_front, noise, nondominated, thin
 from .growth import Growing
 from .leftovers import Leftovers
 from .measure import base
@@ -184,7 +184,7 @@ class Finish:
         """Which trials' models will rather meet the user's limits than not."""
         if not self.study.setting.bounds:
             return [True] * len(trials)
-        return [self.study.agenda.prospects.feasible(t) >= 0.5 for t in trials]
+        return [self.study.agenda.prospects.feasible(t, clocked=True) >= 0.5 for t in trials]
 
     # -- finishing --------------------------------------------------------------------------------------------------
 
@@ -236,10 +236,12 @@ class Finish:
         kappa, measured = run_kappa(study.trials), self._scored(measured)
         found = estimates(study, [(m.trial, m.measurement) for m in measured]) if measured else []
         measured = [replace(m, measurement=one) for m, one in zip(measured, found, strict=True)]
-        return [
-            replace(m, laws=m.laws or self.growth.laws(m.trial, self.refits.plan(m.trial), kappa))
-            for m in self._front(measured)
+        if study.setting.target_rows is None:  # else what the laws forecast there says which are on the front
+            measured = self._front(measured)
+        known = [
+            replace(m, laws=m.laws or self.growth.laws(m.trial, self.refits.plan(m.trial), kappa)) for m in measured
         ]
+        return known if study.setting.target_rows is None else self._front(known)
 
     def _scored(self, models: list[Finalist]) -> list[Finalist]:
         """The models that have a score on the rows held apart, if any has: the metric may not be defined on what one predicts there."""
@@ -443,6 +445,8 @@ class Finish:
             [t.measurement for t in measured], self.study.setting.objectives, [losses[t.number] for t in measured]
         )
         mask = nondominated(values, margin)
+        if self.study.setting.target_rows is not None:  # what is best where the models will live may be beaten here
+            mask |= nondominated(self._at_target(models), margin)
         mask[0] |= math.isinf(self.budget)  # of equal errors the first by what is the same in every run
         within = self._within(models)
         # a limit may be on what is no objective: the most accurate model that meets them all stays
@@ -464,6 +468,20 @@ class Finish:
             always = {kept[0], *within[:1]}
             kept = sorted(always | {kept[i] for i in thin(values[kept], MOST - len(always), objectives)})
         return [models[i] for i in kept]
+
+    def _at_target(self, models: Sequence[Finalist]) -> Floats:
+        """(n, m) the objectives as the models' laws forecast them at the target; what has no law is as it was measured."""
+        setting, found = self.study.setting, []
+        for model in models:
+            measured = model.measurement
+            entry = {"plan": model.plan.as_dict(), "laws": model.laws, **measured.as_dict()}
+            outlook = Outlook(entry, setting.facts.columns, setting.facts.classes)
+            there: dict[str, Any] = {name: forecast.value for name, forecast in outlook.at(self.study.target).items()}
+            if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in there:
+                there["model_memory_bytes"] = measured.model_memory_bytes * there["size_bytes"] / measured.size_bytes
+            read = [value_of(objective, replace(measured, **there)) for objective in setting.objectives]
+            found.append([math.inf if value is None else value for value in read])
+        return np.array(found)
 
     def _within(self, models: Sequence[Finalist]) -> list[int]:
         """The numbers of the models that meet the user's limits, as measured; where they will have other rows, as expected."""

@@ -175,14 +175,14 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         prediction[places] = prefixes.predict(pipeline, table, scored[places], places)
         narrowed.predict(pipeline, table, scored[places], places, prediction)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
-        if job.rivals is not None and len(refits) in LOOKS and places.stop < len(scored):
+        if job.rivals is not None and split.even and len(refits) in LOOKS and places.stop < len(scored):
             look = look or _Look(job, pipeline, table, train)
             costs = replace(look.measured, **meter.per_fit(len(refits)))
             part = y[: places.stop], None if weights is None else weights[: places.stop]
             others = (one[1:] for one in look.variants(costs, prefixes, task, *part))
             if job.rivals.beat(task, job.metric, *part, chain([(costs, prediction)], others)):
                 return Result(costs, stopped=STOPPED)
-    look = look or _Look(job, pipeline, table, train)
+    look = look or _Look(job, pipeline, table, train)  # of folds that grow with time the last has the most rows
     cut = len(split.validation) if not split.cross_validated else len(scored)
     whole = judged(job.metric, Measurement(), y, prediction, weights, cut, split.clusters)
     error, error_sd = whole.measurement.error, whole.measurement.error_sd

@@ -86,13 +86,15 @@ def terms_of(quantity: str, plan: Plan, family: Family | None, columns: int, cla
 
 
 def law_points(quantity: str, trials: Sequence[Trial]) -> tuple[list[float], list[float], list[float]]:
-    """(rows, values, standard errors), by rows; of several trials at one row count the last counts."""
+    """(rows, values, standard errors), by rows; of several trials at one row count the last counts. The rows are those that a fit
+    has in the mean: of folds that grow with time the artifact is that of the last.
+    """
     found: dict[float, tuple[float, float]] = {}
     for trial in trials:
         source = SOURCES.get(quantity, quantity) if trial.plan.hardware.device == "cpu" else quantity
         value = getattr(trial.measurement, source)
         if trial.status == "completed" and value is not None:
-            found[float(trial.measurement.rows or trial.rows)] = (float(value), trial.measurement.error_sd or 0.0)
+            found[float(trial.rows)] = (float(value), trial.measurement.error_sd or 0.0)
     rows = sorted(found)
     return rows, [found[n][0] for n in rows], [found[n][1] for n in rows]
 
@@ -186,7 +188,7 @@ def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, colum
             law = cost_law(source, trial.plan, family, columns, classes, counts, values)
         except RefusalError:  # points that contradict the terms: the last one says most of what lies beyond it
             law = cost_law(source, trial.plan, family, columns, classes, counts[-1:], values[-1:])
-        found[quantity] = value * law.at(rows).value / law.at(float(measured.rows or trial.rows)).value
+        found[quantity] = value * law.at(rows).value / law.at(float(trial.rows)).value
     if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
         found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes
     if measured.error is not None:
@@ -201,7 +203,7 @@ def _error_at(error: float, trial: Trial, own: Sequence[Trial], rows: int) -> fl
     except RefusalError:
         if error < 0:  # of a metric that 0 doesn't bound: no law
             return error
-        ratio = math.pow(rows / float(trial.measurement.rows or trial.rows), -USUAL_EXPONENT)
+        ratio = math.pow(rows / float(trial.rows), -USUAL_EXPONENT)
         return error * (USUAL_SHARE + (1 - USUAL_SHARE) * ratio)
     return law.at(rows).value
 

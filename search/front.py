@@ -88,7 +88,7 @@ def dominance(values: Floats, noise: Floats | None = None, strict: Floats | floa
 
 
 def nondominated(values: Floats, noise: Floats | None = None, *, strict: Floats | float = 1.0) -> Mask:
-    """(n,) the front under `dominance`, of which the models best in the first objective are always part.
+    """(n,) the front under `dominance`, of which the model best in the first objective is always part.
 
     It is the kernel of the dominance graph: no model on it is dominated by another on it, and each that is left out
     is dominated by one on it, so nothing is dropped in favour of a model that is itself dropped. Where noise makes a
@@ -102,7 +102,7 @@ def nondominated(values: Floats, noise: Floats | None = None, *, strict: Floats 
     edges[~front] = False
     if front.any():
         best = front & (values[:, 0] == values[front, 0].min())
-        edges[:, best & ~exact[front].any(axis=0)] = False
+        edges[np.ix_(~best, best)] = False  # of equals in it the others may still be beaten: an engine by another
     undecided, kept = front.copy(), np.zeros(len(values), np.bool_)
     while undecided.any():
         sources = undecided & ~edges[undecided].any(axis=0)

@@ -74,7 +74,7 @@ class Metric:
         if isinstance(metric, str):
             return _ours(metric, task) if metric in KNOWN else _scorer(metric, task)
         if hasattr(metric, "_score_func") and hasattr(metric, "_sign"):
-            return _from_scorer(metric, getattr(metric._score_func, "__name__", "scorer"), task)
+            return _from_scorer(metric, getattr(metric._score_func, "__name__", "scorer"), task, labelled=True)
         if callable(metric):
             name = getattr(metric, "__name__", type(metric).__name__)
             return cls(name, True, None, False, partial(_call, metric, name, _labels_of(task)))
@@ -378,23 +378,37 @@ def _scorer(name: str, task: TaskLike) -> Metric:
             f"unknown metric {name!r}; {hint}Known for a {task.kind} task: {', '.join(names(task))}, and the scorers of"
             " scikit-learn"
         )
-    return _from_scorer(get_scorer(name), name, task)
+    return _from_scorer(get_scorer(name), name, task, labelled=False)
 
 
-def _from_scorer(scorer: Any, name: str, task: TaskLike) -> Metric:
+def _from_scorer(scorer: Any, name: str, task: TaskLike, *, labelled: bool) -> Metric:
     """A scorer's best value is 0 for a negated loss and 1 for a score, except for the one that has none, and for what is not
-    scikit-learn's own: a profit has no bound.
+    scikit-learn's own: a profit has no bound. A user's own scorer is given the `labelled` classes, as scikit-learn gives them;
+    one of scikit-learn's by its name the codes, which any labels can be, and so is one whose positive class is none of the labels.
     """
     own = str(getattr(scorer._score_func, "__module__", "")).startswith("sklearn.")
     best = None if name == "positive_likelihood_ratio" or not own else (0.0 if scorer._sign < 0 else 1.0)
     proba = "predict" not in np.atleast_1d(scorer._response_method)
     kind = "classifier" if task.kind != "regression" else "regressor"
-    return Metric(name, True, best, proba, partial(_score_by, scorer, name, kind))
+    labels = _labels_of(task) if labelled else None
+    if labels is not None and _positive(scorer) not in (None, *labels):
+        labels = None
+    return Metric(name, True, best, proba, partial(_score_by, scorer, name, kind, labels))
 
 
-def _score_by(scorer: Any, name: str, kind: str, y: Array, prediction: Array, weights: Rows | None) -> float:
-    """The scorer on an estimator that only returns what was predicted."""
-    estimator = _estimator(kind, prediction)
+def _score_by(
+    scorer: Any,
+    name: str,
+    kind: str,
+    labels: tuple[Any, ...] | None,
+    y: Array,
+    prediction: Array,
+    weights: Rows | None,
+) -> float:
+    """The scorer on an estimator that only returns what was predicted: `labels`, or the codes of the classes without them."""
+    original = None if labels is None else _array_of(labels)
+    estimator = _estimator(kind, prediction, original)
+    y = y if original is None else original[np.asarray(y, np.int64)]
     keywords = {} if weights is None or not _takes_weights(scorer._score_func) else {"sample_weight": weights}
     try:
         return scorer(estimator, np.zeros((len(y), 1)), y, **keywords)  # type: ignore[no-any-return]
@@ -404,7 +418,18 @@ def _score_by(scorer: Any, name: str, kind: str, y: Array, prediction: Array, we
         raise DataError(f"metric {name} raised {type(problem).__name__}: {problem}") from problem
 
 
-def _estimator(kind: str, prediction: Array) -> Any:
+def _positive(scorer: Any) -> Any:
+    """The label that a scorer's function takes for the positive class where the scorer says none; None if there is no such thing."""
+    if "pos_label" in scorer._kwargs:
+        return None
+    try:
+        known = inspect.signature(scorer._score_func).parameters.get("pos_label")
+    except (TypeError, ValueError):  # a callable without a signature
+        return None
+    return None if known is None or known.default is inspect.Parameter.empty else known.default
+
+
+def _estimator(kind: str, prediction: Array, labels: Array | None = None) -> Any:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
     class Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -419,19 +444,30 @@ def _estimator(kind: str, prediction: Array) -> Any:
         """Returns the stored probabilities, or their classes, whatever it is asked."""
 
         fitted_ = True
-        classes_ = np.arange(probabilities(prediction).shape[1]) if kind == "classifier" else None
+        classes_: Array | None = None
 
         def predict(self, X: Any) -> Array:
-            return codes(prediction)
+            found = codes(prediction)
+            return found if labels is None else np.asarray(labels[found])
 
         def predict_proba(self, X: Any) -> Array:
             return probabilities(prediction)
 
-    return Classifier() if kind == "classifier" else Regressor()
+    if kind != "classifier":
+        return Regressor()
+    found = Classifier()
+    found.classes_ = np.arange(probabilities(prediction).shape[1]) if labels is None else labels
+    return found
 
 
 def _labels_of(task: TaskLike) -> tuple[Any, ...] | None:
     return None if task.kind == "regression" else tuple(task.classes) or None
+
+
+def _array_of(labels: tuple[Any, ...]) -> Array:
+    """(K,) the labels in their original types: numpy would make one type of numbers and text."""
+    kinds = {isinstance(label, str) for label in labels}
+    return np.array(labels, object if len(kinds) > 1 else None)
 
 
 def _takes_weights(function: Callable[..., Any]) -> bool:
@@ -451,7 +487,7 @@ def _call(
 ) -> Any:
     """A user's callable(y_true, y_pred), on labels in their original type; with sample_weight if it takes that."""
     if labels is not None:
-        original = np.array(labels)
+        original = _array_of(labels)
         y, prediction = original[np.asarray(y, np.int64)], original[codes(prediction)]
     keywords = {} if weights is None or not _takes_weights(function) else {"sample_weight": weights}
     try:

@@ -7,17 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from automl.estimators import native
+
 from .allocation import Floats, normals, within
 from .forecast import GROWTHS, law_points
 from .front import LIMITS, normalise
+from .measure import base
 from .record import Record
 from .scaling import ErrorLaw, RefusalError
 from .trial import Trial
 
 PARTS = {"serving_memory_bytes": "model_memory_bytes"}
-"""What a trial measures in place of a limit's quantity: the part of it that is the model's own."""
+"""What a trial measures in place of a limit's quantity: the part of it that is the model's own, beside its engine's."""
 UNKNOWN_SD = 0.1
 """Standard deviation of the logarithm of what has no law."""
+
+
+def lightest() -> int:
+    """Bytes that an interpreter with the lighter of the engines to be had takes above a bare one."""
+    return base(engine="compiled" if native.ready() else "onnx").memory_bytes
 
 
 class Prospects:
@@ -71,9 +79,14 @@ class Prospects:
         doublings = math.log2(max(1.0, self.record.target / trial.rows))
         return UNKNOWN_SD if growth is None else math.hypot(growth.floor, growth.spread * doublings)
 
-    def feasible(self, trial: Trial) -> float:
-        """P(a completed trial's plan meets the limits at the target); what a search doesn't measure is taken to be met."""
-        chance, steering = 1.0, self.record.outlook(trial)
+    def feasible(self, trial: Trial, *, clocked: bool = False) -> float:
+        """P(a completed trial's plan meets the limits at the target); what a search doesn't measure is taken to be met.
+
+        A run of trials heeds limits on what clocks and meters say only in the end, where it is asked what was `clocked`: else it
+        would be no function of its seed.
+        """
+        chance, counted = 1.0, math.isinf(self.record.setting.limits.seconds)
+        steering = self.record.outlook(trial, clocked=clocked)
         for name, allowed in self.bounds.items():
             if name == "min_score":
                 most = self.record.setting.metric.error_of(allowed)
@@ -81,9 +94,12 @@ class Prospects:
                 continue
             quantity = LIMITS[name].quantity
             value = getattr(steering, quantity)
-            value = getattr(steering, PARTS.get(quantity, quantity)) if value is None else value
+            if counted and not clocked and quantity != "size_bytes":
+                continue
+            if value is None and quantity in PARTS:
+                value, allowed = getattr(steering, PARTS[quantity]), allowed - lightest()
             if value is not None:
-                chance *= within(value, allowed, self._spread(quantity, trial))
+                chance *= within(value, allowed, self._spread(quantity, trial)) if allowed > 0 else 0.0
         return chance
 
     def positions(self, values: Floats, known: Floats) -> Floats:

@@ -269,11 +269,16 @@ class Record:
         """The objectives as `values`, of a trial on fewer rows as they are expected to be at the target."""
         return self._read(self.outlook(trial))
 
-    def outlook(self, trial: Trial) -> Measurement:
-        """The measurement of a completed trial at the target: as it is there, else by the laws of its plan."""
+    def outlook(self, trial: Trial, *, clocked: bool = False) -> Measurement:
+        """The measurement of a completed trial at the target: as it is there, else by the laws of its plan. `clocked`: as it was
+        measured in a run of trials as well, which is steered by what no clock says.
+        """
         family = self.setting.families.get(trial.plan.family)
-        steering = self.steering(trial)
-        return steering if family is None or trial.rows == self.target else self._at_target(trial, family)
+        there = family is None or trial.rows == self.target
+        if there and not clocked:
+            return self.steering(trial)
+        found = trial.measurement if family is None or there else self._at_target(trial, family)
+        return self._steered(trial, None if clocked else family, found, self.target)
 
     def steering(self, trial: Trial) -> Measurement:
         """The measurement that steers the search. Where only trials are counted, times and memory, which differ from run to
@@ -281,22 +286,27 @@ class Record:
         seed: the plans, the finalists and the most accurate model. What is reported is measured all the same.
         """
         measured, family = trial.measurement, self.setting.families.get(trial.plan.family)
-        if (
-            trial.status == "completed" and measured.latency_p50_seconds
-        ):  # what is only measured at the end goes by it till then
+        rows = trial.rows
+        if family is not None and self.setting.target_rows is not None:
+            rows = self.setting.target_rows
+            if trial.status == "completed" and trial.rung >= 0:
+                measured = self._at_target(trial, family)
+        return self._steered(trial, family, measured, rows)
+
+    def _steered(self, trial: Trial, family: Family | None, measured: Measurement, rows: int) -> Measurement:
+        """What steers, of a measurement at `rows`: what is only measured at the end goes by the latency till then. As it was
+        measured without a `family`.
+        """
+        if trial.status == "completed" and measured.latency_p50_seconds:
             call = measured.latency_p50_seconds
             measured = replace(
                 measured,
                 latency_p99_seconds=measured.latency_p99_seconds or call,
                 rows_per_second=measured.rows_per_second or 1.0 / call,
             )
-        if family is None:
+        if family is None or math.isfinite(self.setting.limits.seconds):
             return measured
-        if self.setting.target_rows is not None and trial.status == "completed" and trial.rung >= 0:
-            measured = self._at_target(trial, family)
-        if math.isfinite(self.setting.limits.seconds):
-            return measured
-        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, self.setting.target_rows or trial.rows)
+        seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, rows)
         size = trial.measurement.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(

@@ -23,6 +23,8 @@ LEAST_LAW_ROWS = 30
 """From fewer rows than these nothing is learned about how a model grows."""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
+LEAST_GROUPS = 5
+"""With `groups` each part that is scored holds so many of them: the scatter of their means is all that tells how sure a score is."""
 LEAST_MINORITY, FEW_MINORITY, CV_RARE_BELOW = 20, 500, 20_000
 """With fewer rows than the first in its second class a table is cross-validated however long it is, with fewer than the second
 under the third number of rows: a tenth of them says little of a model, and nothing of its standard error.
@@ -62,6 +64,12 @@ class Split:
         return bool(self.folds)
 
     @property
+    def even(self) -> bool:
+        """Whether all folds train on about as many rows: those of a time series do not."""
+        counts = [len(train) for train, _ in self.folds]
+        return not counts or max(counts) <= 1.5 * min(counts)
+
+    @property
     def score_from(self) -> str:
         """Whose rows give the reported score: "holdout", "cross-validation", or "validation", which steered the search."""
         if len(self.folds) > 1:
@@ -82,7 +90,7 @@ class Split:
     def rungs(self) -> list[int]:
         """Nested row counts, the full one last; tables under 20,000 rows and cross-validated ones have a single rung."""
         if self.folds:
-            return [int(np.median([len(train) for train, _ in self.folds]))]
+            return [int(np.mean([len(train) for train, _ in self.folds]))]
         rungs = [len(self.train)]
         while len(self.train) >= 20_000 and rungs[0] // ETA >= SMALLEST_RUNG and len(rungs) < 5:
             rungs.insert(0, rungs[0] // ETA)
@@ -234,24 +242,48 @@ def _given(order: Rows, y: NDArray[Any], task: str, seed: int, validation: Rows)
 
 
 def _by_time(y: NDArray[Any], task: str, seed: int, time: NDArray[Any]) -> Split:
-    """The latest rows are the holdout, those before it validate."""
+    """The latest rows are the holdout, those before it validate; rows of one time stand on one side where that can be."""
     ranked = np.argsort(time, kind="stable").astype(np.int64)
     n_val, n_hold = _sizes(y, task)
-    train, validation, holdout = np.split(ranked, [len(y) - max(1, n_val) - n_hold, len(y) - n_hold])
-    return Split(train[nested_order(y[train], task, seed)], validation, holdout)
+    wanted, n = len(y) - max(1, n_val) - n_hold, len(y)
+    apart = np.flatnonzero(time[ranked][1:] != time[ranked][:-1]) + 1
+    notes: tuple[str, ...] = ()
+    first = _nearest(apart, wanted, wanted // 2, n - 1)
+    if first is None:
+        first, second = wanted, n - n_hold
+        notes = (
+            "rows of one time are both trained on and scored: too many have the same time, and later ones may be harder",
+        )
+    else:
+        second = _nearest(apart, n - n_hold, first + 1, n - 1) or n
+    train, validation, holdout = np.split(ranked, [first, second])
+    return Split(train[nested_order(y[train], task, seed)], validation, holdout, notes=notes)
+
+
+def _nearest(places: NDArray[np.int64], wanted: int, low: int, high: int) -> int | None:
+    """That of `places` within [low, high] which is the nearest to the one `wanted`; None if there is none."""
+    inside = places[(places >= low) & (places <= high)]
+    return int(inside[np.argmin(np.abs(inside - wanted))]) if len(inside) else None
 
 
 def _by_groups(order: Rows, y: NDArray[Any], task: str, seed: int, groups: NDArray[Any]) -> Split:
-    """Whole groups; one that alone holds a class is always trained on. Folds where a cut in three cannot be made."""
+    """Whole groups; one that alone holds a class is always trained on. Folds where a cut in three cannot be made, or would leave a
+    part with so few groups that their scatter says little; on a large table the two parts are one then.
+    """
     names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise DataError("groups has one distinct value: at least 2 are needed to keep groups apart")
     rng = np.random.default_rng(seed)
     pinned = _pinned(codes, len(names), y, task)
     if len(y) >= CV_BELOW and len(names) >= 3 and not _lopsided(y, task):
-        part = _deal(sizes, pinned, _sizes(y, task), rng)[codes][order]
+        dealt = _deal(sizes, pinned, _sizes(y, task), rng)
+        part = dealt[codes][order]
         split = Split(order[part == 0], order[part == 1], order[part == 2])
-        if _knows_all(split.train, y, task) and _several(y[split.validation], task):
+        few = min(np.count_nonzero(dealt == k) for k in (1, 2)) < LEAST_GROUPS
+        if few:
+            split = Split(split.train, np.concatenate([split.validation, split.holdout]), EMPTY)
+        dear = len(y) >= CV_RARE_BELOW  # to fit every trial once for each fold
+        if (dear or not few) and _knows_all(split.train, y, task) and _several(y[split.validation], task):
             return split
     fold = (rng.permutation(len(names)) % min(FOLDS, len(names)))[codes]
     fold[pinned[codes]] = -1

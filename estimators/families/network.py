@@ -44,6 +44,7 @@ class Network(Family):
     """Multilayer perceptron after RealMLP-TD-S (Holzmüller et al. 2024, arXiv 2407.04491); early stopping keeps the weights of the epoch best on an inner slice."""
 
     name: ClassVar[str] = "network"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     needs: ClassVar[str | None] = "torch"
     sparse: ClassVar[bool] = False
     reduces: ClassVar[bool] = True

@@ -43,6 +43,7 @@ class TabM(Family):
     """TabM-mini with piecewise-linear embeddings (Gorishniy et al., ICLR 2025, arXiv 2410.24210); early stopping keeps the weights of the epoch best on an inner slice."""
 
     name: ClassVar[str] = "tabm"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     needs: ClassVar[str | None] = "torch"
     optional: ClassVar[bool] = True
     sparse: ClassVar[bool] = False

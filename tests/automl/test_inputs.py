@@ -90,6 +90,16 @@ def test_validation_rows_exclude_other_ways_of_splitting(name: str) -> None:
         assemble(X, y, None, X, y, given["groups"], given["time"], given["splitter"], None)
 
 
+def test_targets_of_both_parts_are_joined_whatever_their_shape() -> None:
+    X, y = np.arange(12.0).reshape(4, 3), np.array([1.5, 2.5, 0.5, 3.5])
+    table, rows = assemble(X, y[:, None], None, X, y, None, None, None, "regression")
+    assert np.asarray(table.y).tolist() == [*y, *y]
+    assert rows.validation is not None
+    assert rows.validation.tolist() == [4, 5, 6, 7]
+    with pytest.raises(DataError, match="y holds numbers and y_val holds text"):
+        assemble(X, [0, 1, 0, 1], None, X, ["0", "1", "0", "1"], None, None, None, None)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -71,6 +71,12 @@ def test_a_front_at_more_rows_is_a_front_with_intervals(front: Front) -> None:
         at.at(10)
 
 
+def test_scores_of_a_forecast_leave_the_runs_own_front_alone(front: Front, table: Path) -> None:
+    frame, before = pd.read_csv(table), open_run(front.folder).as_dict()
+    front.at("1M").score_on(frame.drop(columns="t"), frame["t"])
+    assert open_run(front.folder).as_dict() == before
+
+
 def test_a_limit_is_held_against_the_worse_end_of_a_forecast(front: Front) -> None:
     at = front.at(1_000_000)
     fast = min(at, key=lambda m: m.forecast["training_seconds"]["high"])

@@ -15,6 +15,7 @@ from automl.estimators.family import Facts
 from automl.search.agenda import Agenda
 from automl.search.metric import Metric
 from automl.search.objectives import DEFAULT
+from automl.search.objectives import by_name as objectives
 from automl.search.plan import from_point
 from automl.search.record import Record
 from automl.search.setting import Limits, Setting
@@ -50,6 +51,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
         base: int = 0,
         names: tuple[str, ...] = ("baseline", "linear", "tree"),
         strategy: str = "random",
+        **more: Any,
     ) -> Clocked:
         families = {name: FAMILY[name] for name in names}
         setting = Setting(
@@ -58,19 +60,20 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Any:
             facts=facts,
             families=families,
             metric=Metric.resolve(None, Task()),
-            objectives=DEFAULT,
-            limits=Limits(60.0),
+            objectives=more.pop("objectives", DEFAULT),
+            limits=more.pop("limits", Limits(60.0)),
             slots=1,
             threads=1,
             seed=seed,
             merge=False,
             start=0.0,
             bounds=bounds or {},
+            **more,
         )
         branches = tuple(Branch(f.name, dict(f.space(facts))) for f in families.values())
         store = Store.create(folder / f"{next(count)}.db")
         store.set_meta("base_rung", base)
-        return Clocked(setting, by_name(strategy)(branches, seed, 4), store)
+        return Clocked(setting, by_name(strategy)(branches, seed, len(setting.objectives)), store)
 
     return make
 
@@ -357,3 +360,34 @@ def test_only_the_default_strategy_grows_models(record: Any) -> None:
     best = boosted(made, {"n_estimators": 200, "num_leaves": 30}, 1.0, half=1.1)
     proposals = [agenda.next([], 40.0) for _ in range(5)]
     assert wider(best.point) not in [dict(p[2]) for p in proposals if p]
+
+
+def test_what_is_only_measured_at_the_end_steers_on_few_rows_as_well(record: Any) -> None:
+    made = record(objectives=objectives(["error", "throughput"]))
+    fast, slow = ended(made, 5, 1.0, latency=1e-5), ended(made, 6, 0.5, latency=1e-3)
+    assert made.expected(fast)[1] == pytest.approx(made.expected(slow)[1] / 100, rel=0.2)
+    assert Agenda(made).alive([fast, slow]).tolist() == [True, True]
+    far = record(objectives=objectives(["error", "throughput"]), target_rows=1_000_000)
+    assert far.values(ended(far, 5, 1.0, rung=2))[1] > 0.0
+
+
+def test_a_run_of_trials_goes_by_no_clock_at_the_target_either(record: Any) -> None:
+    read = []
+    for seconds in (1.0, 5.0):
+        made = record(limits=Limits(math.inf, 10), target_rows=1_000_000)
+        read.append(made.expected(ended(made, 5, 1.0, rung=2, seconds=seconds, latency=1e-5 * seconds)))
+    assert read[0] == read[1]
+
+
+def test_the_engine_takes_its_part_of_a_limit_on_memory(record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.search.prospects.lightest", lambda: 50e6)
+    for allowed, low, high in ((40e6, 0.0, 0.0), (50.1e6, 0.0, 0.01), (80e6, 0.99, 1.0)):
+        made = record(bounds={"max_memory": allowed})
+        assert low <= Agenda(made).prospects.feasible(ended(made, 5, 1.0, rung=2)) <= high
+
+
+def test_limits_are_held_against_what_was_measured_when_a_run_of_trials_ends(record: Any) -> None:
+    made = record(limits=Limits(math.inf, 10), bounds={"max_training_memory": 1e6, "max_latency": 1e-6})
+    trial, prospects = ended(made, 5, 1.0, rung=2), Agenda(made).prospects
+    assert prospects.feasible(trial) == 1.0, "while it runs it is a function of its seed"
+    assert prospects.feasible(trial, clocked=True) < 0.01

@@ -61,6 +61,24 @@ def test_a_model_competes_with_those_that_cost_no_more() -> None:
     assert alone < 0.1 * among
 
 
+def test_of_a_single_row_or_group_nothing_is_known_of_luck() -> None:
+    one = [np.array([error], np.float32) for error in (0.3, 0.5, 0.4)]
+    assert luck(one, np.zeros((3, 1)), [0, 1, 2], [False] * 3).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_of_few_groups_the_interval_is_wide() -> None:
+    widths = []
+    for n in (1, 2, 5, 400):
+        influence = (0.5 + 0.1 * np.resize([-1.0, 1.0], n)).astype(np.float32)
+        found = honest(Measurement(), influence, MAE, 0.0, Change())
+        assert found.score_high is not None
+        assert found.score_low is not None
+        widths.append((found.score_high - found.score_low) / max(1e-9, found.error_sd or 0.0))
+    assert widths[1] > 1.5 * widths[2] > 1.2 * widths[3] > 3.8  # Student's t: 6.3, 2.1 and 1.65 times, both ways
+    alone = honest(Measurement(), np.array([0.5], np.float32), MAE, 0.0, Change())
+    assert alone.error_sd == pytest.approx(0.5), "nothing is known but the error"
+
+
 def curve(exponent: float) -> tuple[Plan, list[Trial], dict[int, np.ndarray]]:
     """A plan fitted at three row counts, its errors n^-exponent, and its influences, whose noise is the rows' own."""
     plan, noise = Plan("tree"), np.random.default_rng(0).normal(size=ROWS)

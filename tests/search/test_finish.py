@@ -429,3 +429,24 @@ def test_what_the_end_will_not_ask_for_does_not_stay_on_disk(tmp_path: Path, mon
     assert artifacts <= predictions
     assert len(predictions) < 60
     assert len(found.front_) > 1
+
+
+def test_what_is_best_where_the_models_will_live_is_on_the_front(table: Any, monkeypatch: Any) -> None:
+    chosen: list[Any] = []
+
+    def there(self: Finish, models: list[Finalist]) -> Any:
+        """The worst of all here is the best there."""
+        known = forecast(self, models)
+        assert known.shape == (len(models), 4)
+        assert np.isfinite(known[:, 0]).all()
+        worst = max(range(len(models)), key=lambda i: models[i].measurement.error or 0.0)
+        chosen.append(models[worst].trial.number)
+        return np.where(np.arange(len(models))[:, None] == worst, 0.0, known + 1.0)
+
+    forecast = Finish._at_target
+    monkeypatch.setattr(Finish, "_at_target", there)
+    fronts = []
+    front = Finish._front
+    monkeypatch.setattr(Finish, "_front", lambda self, models: fronts.append(front(self, models)) or fronts[-1])
+    automl.fit(*table, families=["baseline", "linear", "tree"], budget=Budget(trials=8), target_rows=100_000)
+    assert chosen[0] in {m.trial.number for m in fronts[0]}

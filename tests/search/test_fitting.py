@@ -14,12 +14,21 @@ from automl.estimators.errors import DataError
 from automl.estimators.families import by_name
 from automl.estimators.table import from_frame
 from automl.search.fitting import Job, Result, by_cluster, error_of, fit_job
+from automl.search.folds import Rivals
 from automl.search.metric import Metric
 from automl.search.plan import from_point
 from automl.search.split import Split, make_split
 
 
-def run(folder: Path, X: Any, y: Any, split: Split | None = None, metric: Any = None, **options: Any) -> Result:
+def run(
+    folder: Path,
+    X: Any,
+    y: Any,
+    split: Split | None = None,
+    metric: Any = None,
+    rivals: Rivals | None = None,
+    **options: Any,
+) -> Result:
     """One trial of the baseline."""
     table = from_frame(X, y)
     facts, family = table.facts(), by_name(["baseline"], ())[0]
@@ -29,7 +38,9 @@ def run(folder: Path, X: Any, y: Any, split: Split | None = None, metric: Any = 
     split.save(folder / "split.npz")
     (folder / "rows.pickle").write_bytes(pickle.dumps([{"x0": 1.0}] if len(X) else []))
     plan = from_point({"family": "baseline", **family.starts(facts)[0]}, family, facts, 1)
-    job = Job(plan, family, Metric.resolve(metric, table.task), folder, folder / "a", split.rungs()[-1], 0)
+    job = Job(
+        plan, family, Metric.resolve(metric, table.task), folder, folder / "a", split.rungs()[-1], 0, rivals=rivals
+    )
     return fit_job(job)
 
 
@@ -77,3 +88,12 @@ def test_rows_of_a_group_count_as_one_for_the_standard_error() -> None:
     rows, codes = np.repeat(each, sizes), np.repeat(np.arange(300), sizes)
     assert by_cluster(rows, codes).mean() == pytest.approx(rows.mean())
     assert by_cluster(each, np.empty(0, np.int64)) is each
+
+
+def test_of_folds_that_grow_with_time_every_trial_is_looked_at_on_the_last(tmp_path: Path) -> None:
+    X, y = np.random.default_rng(0).normal(size=(600, 3)), np.arange(600) % 2
+    split = make_split(y, "binary", 0, splitter=TimeSeriesSplit(5))
+    assert not split.even
+    assert make_split(y, "binary", 0).even
+    for folder, rivals in ((tmp_path / "a", None), (tmp_path / "b", Rivals((), ()))):
+        assert run(folder, X, y, split, rivals=rivals).measurement.rows == max(len(train) for train, _ in split.folds)

@@ -150,3 +150,10 @@ def test_on_a_graphics_card_the_seconds_themselves_are_forecast() -> None:
     assert set(law_points("training_seconds", curve(0.1, 0.05, 0.5))[1]).isdisjoint({50.0})
     found = laws_of(slow[-1].plan, slow, FAMILY, 10, 2, KAPPA)["training_seconds"]
     assert found["exponent"] == pytest.approx(0.0, abs=0.01), "all of it is the start of CUDA"
+
+
+def test_a_law_goes_by_the_rows_of_a_trials_fits_and_not_by_those_of_its_artifact() -> None:
+    of_last_folds = [
+        replace(t, measurement=replace(t.measurement, rows=5 * t.rows // 3)) for t in curve(0.1, 0.05, 0.5)
+    ]
+    assert law_points("error", of_last_folds)[0] == [1000.0, 4000.0, 16_000.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -200,6 +201,39 @@ def test_a_scorer_object_works() -> None:
     metric = Metric.resolve(sk.make_scorer(sk.fbeta_score, beta=2), BINARY)
     assert metric.score(y, p) == pytest.approx(sk.fbeta_score(y, p.argmax(1), beta=2))
     assert metric.name == "fbeta_score"
+
+
+def share_of_cats_found(y_true: Any, y_pred: Any) -> float:
+    return float(np.mean(np.asarray(y_pred)[np.asarray(y_true) == "cat"] == "cat"))
+
+
+def test_a_scorer_of_ones_own_is_given_labels_as_scikit_learn_gives_them() -> None:
+    y, p, _ = binary()
+    pets = SimpleNamespace(kind="binary", classes=("cat", "dog"))
+    expected = np.mean(p[y == 0].argmax(1) == 0)
+    for metric in (share_of_cats_found, sk.make_scorer(share_of_cats_found)):
+        assert Metric.resolve(metric, pets).score(y, p) == pytest.approx(expected)
+    one_two = SimpleNamespace(kind="binary", classes=(1, 2))
+    found, truth = np.array([1, 2])[p.argmax(1)], np.array([1, 2])[y]
+    assert Metric.resolve(sk.make_scorer(sk.f1_score), one_two).score(y, p) == pytest.approx(sk.f1_score(truth, found))
+    positive = sk.make_scorer(sk.f1_score, pos_label="cat")
+    named = np.array(["cat", "dog"])
+    expected = sk.f1_score(named[y], named[p.argmax(1)], pos_label="cat")
+    assert Metric.resolve(positive, pets).score(y, p) == pytest.approx(expected)
+    auc = sk.make_scorer(sk.roc_auc_score, response_method="predict_proba")
+    assert Metric.resolve(auc, pets).score(y, p) == pytest.approx(sk.roc_auc_score(y, p[:, 1]))
+
+
+def test_labels_of_numbers_and_text_keep_their_types() -> None:
+    seen: list[Any] = []
+
+    def kinds(y_true: Any, y_pred: Any) -> float:
+        seen.extend({type(label) for label in y_true})
+        return 0.0
+
+    y, p, _ = binary()
+    Metric.resolve(kinds, SimpleNamespace(kind="binary", classes=(1, "a"))).score(y, p)
+    assert set(seen) == {int, str}
 
 
 def profit(y_true: Any, y_pred: Any) -> float:

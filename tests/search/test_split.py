@@ -120,11 +120,28 @@ def test_the_rows_scored_know_their_groups(n: int, tmp_path: Path) -> None:
     assert not len(make_split(np.arange(n) % 2, "binary", 0).clusters)
 
 
-def test_three_unequal_groups_fill_the_three_parts() -> None:
+def test_a_part_of_few_groups_says_little_so_that_all_are_scored() -> None:
     groups = np.repeat([0, 1, 2], [4000, 1000, 1000])
     for seed in range(5):
         split = make_split(np.arange(6000) % 2, "binary", seed, groups=groups)
-        assert [len(split.train), len(split.validation), len(split.holdout)] == [4000, 1000, 1000]
+        assert sorted(len(v) for _, v in split.folds) == [1000, 1000, 4000]
+
+
+def test_few_groups_of_a_large_table_are_scored_together() -> None:
+    groups = np.repeat([0, 1, 2], [20_000, 5000, 5000])
+    for seed in range(5):
+        split = make_split(np.arange(30_000) % 2, "binary", seed, groups=groups)
+        assert [len(split.train), len(split.validation), len(split.holdout)] == [20_000, 10_000, 0]
+        assert len(set(split.clusters.tolist())) == 2
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_what_is_scored_of_many_groups_holds_several_of_them(count: int) -> None:
+    groups = np.arange(9000) % count
+    for seed in range(5):
+        split = make_split(np.arange(9000) % 2, "binary", seed, groups=groups)
+        for rows in [split.scored] if split.folds else [split.validation, split.holdout]:
+            assert len(set(groups[rows].tolist())) >= 5
 
 
 def test_two_groups_of_a_long_table_are_cross_validated() -> None:
@@ -158,6 +175,24 @@ def test_time_never_trains_on_the_future() -> None:
     split = make_split(np.arange(6000.0), "regression", 0, time=time)
     assert time[split.train].max() < time[split.validation].min()
     assert time[split.validation].max() < time[split.holdout].min()
+
+
+def test_rows_of_one_time_stand_on_one_side() -> None:
+    time = np.random.default_rng(0).permutation(np.repeat(np.arange(2000, 2024), 400))
+    split = make_split(np.arange(9600) % 2, "binary", 0, time=time)
+    parts = [set(time[rows].tolist()) for rows in (split.train, split.validation, split.holdout)]
+    assert max(parts[0]) < min(parts[1]) <= max(parts[1]) < min(parts[2])
+    assert not split.notes
+    years = np.repeat(np.arange(4), 2000)  # the last year is a quarter: all of it validates
+    split = make_split(np.arange(8000) % 2, "binary", 0, time=years)
+    assert (set(years[split.train].tolist()), set(years[split.validation].tolist())) == ({0, 1, 2}, {3})
+    assert not len(split.holdout)
+
+
+def test_where_most_rows_have_one_time_it_is_said() -> None:
+    split = make_split(np.arange(8000) % 2, "binary", 0, time=np.arange(8000) > 500)
+    assert (len(split.train), len(split.validation), len(split.holdout)) == (6000, 1200, 800)
+    assert "rows of one time" in split.notes[0]
 
 
 def test_a_small_holdout_validates() -> None:
