@@ -578,6 +578,12 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    if path.is_dir():
+        what = "run folder" if (path / "run.db").exists() else "folder"
+        raise UsageError(
+            f"{path} is a {what}: automl.load reads the file that model.save wrote, and automl.runtime.load an artifact; "
+            "of a run, `automl export` writes one"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             state = json.loads(archive.read("model.json"))

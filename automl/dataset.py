@@ -42,26 +42,26 @@ def read_table(
     bad_rows: str = "error",
     infinite: str = "error",
     weights: str | None = None,
-    drop: Sequence[str] = (),
+    apart: Sequence[str] = (),
 ) -> Table:
     """The table in a CSV or Parquet file ("-": standard input), its `target` column as y.
 
     `sep`, `decimal` and `encoding` override what is found; `bad_rows` is "error" or "skip" (counted in the notes),
-    `infinite` "error" or "missing"; `weights` names a column of sample weights, `drop` columns that are no inputs.
+    `infinite` "error" or "missing"; `weights` names a column of sample weights, `apart` those of groups, which are no inputs.
     Raises UsageError for a missing file or column, DataError for the content, ResourceError for a missing package.
     """
     from automl.estimators.inputs import Inputs
     from automl.estimators.table import from_frame
 
-    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows, {})
+    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows, None)
     with columns:
-        for name, role in ((target, "target"), (weights, "weights"), *((d, "drop") for d in drop)):
+        for name, role in ((target, "target"), (weights, "weights"), *((d, "groups") for d in apart)):
             if name is not None:
                 _require(columns.names, name, role, path)
-        if target == weights or target in drop:
-            raise UsageError(f"column {shown(target)} is the target: it cannot be the weights or be dropped as well")
-        apart = {target, weights, *drop}
-        names = [name for name in columns.names if name not in apart]
+        if target == weights or target in apart:
+            raise UsageError(f"column {shown(target)} is the target: it cannot be the weights or the groups as well")
+        others = {target, weights, *apart}
+        names = [name for name in columns.names if name not in others]
         if not names:
             raise DataError(f"{path} has no column beside the target {shown(target)}: at least one input is needed")
 
@@ -93,7 +93,10 @@ def read_frame(
     bad_rows: str = "error",
 ) -> pd.DataFrame:
     """The file as a pandas DataFrame, read by the same rules as `read_table`."""
-    return read_known(path, {}, sep=sep, decimal=decimal, encoding=encoding, bad_rows=bad_rows)[0]
+    columns = _read(path, sep, decimal, encoding, bad_rows, None)[0]
+    with columns:
+        frame: pd.DataFrame = columns.frame()
+        return frame
 
 
 def read_known(
@@ -277,9 +280,11 @@ def _read(
     decimal: str | None,
     encoding: str | None,
     bad_rows: str,
-    texts: Texts,
+    texts: Texts | None,
 ) -> tuple[_Frame | _Parquet, list[str], str | None]:
-    """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller."""
+    """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller. Without `texts`
+    codes with leading zeros are texts.
+    """
     if bad_rows not in ("error", "skip"):
         raise UsageError(f'bad_rows {shown(bad_rows)} is not known: "error" or "skip"')
     with ExitStack() as stack:
@@ -288,7 +293,12 @@ def _read(
             return _Parquet(source, stack.pop_all().close), source.notes, None
         dialect = sniff(source.rewind(), source.name, sep, decimal)
         check_header(source.name, dialect)
-        frame, notes = _read_csv(source, dialect, bad_rows, texts)
+        frame, notes = _read_csv(
+            source, dialect, bad_rows, dict.fromkeys(dialect.codes, ()) if texts is None else texts
+        )
+        if texts is None and dialect.codes:
+            codes = ", ".join(map(shown, dialect.codes))
+            notes.append(f"codes with leading zeros are read as categories, not as numbers: {codes}.")
         hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
         return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
 
@@ -412,11 +422,13 @@ def check_header(name: str, dialect: Dialect) -> None:
         seen[column] = place
 
 
-def refuse_wrong(source: Source, dialect: Dialect) -> None:
-    """Raises DataError naming the line of the first record with too many or too few fields, if there is one."""
+def refuse_wrong(source: Source, dialect: Dialect, *, skippable: bool = True) -> None:
+    """Raises DataError naming the line of the first record with too many or too few fields, if there is one; `skippable` where such
+    rows may be left out.
+    """
     for wrong in wrong_records(source.rewind(), dialect, most=1):
         where = f"{source.name}, line {wrong.line}"
-        skip = 'repair it, or leave such rows out with --bad-rows skip (bad_rows="skip")'
+        skip = "repair it" + (', or leave such rows out with --bad-rows skip (bad_rows="skip")' if skippable else "")
         if not wrong.fields:
             raise DataError(f"{where}: a quote is opened and never closed; {skip}")
         raise DataError(f"{where}: {wrong.fields} fields where the header has {len(dialect.header)}; {skip}")

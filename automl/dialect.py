@@ -46,6 +46,8 @@ class Dialect:
     padded: bool = False
     extra: str = ""
     notes: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    """Columns of codes with leading zeros, as far as was looked: they are no numbers."""
 
     @property
     def fields(self) -> int:
@@ -97,7 +99,8 @@ def sniff(stream: IO[bytes], name: str, sep: str | None = None, decimal: str | N
         notes.append(
             f"the rows of {name} have one field more than the header: the first is taken for row names and left out."
         )
-    return Dialect(chosen, decimal or ".", tuple(header), padded, extra, tuple(notes))
+    codes = () if extra == "names" else tuple(name for place, name in enumerate(header) if _are_codes(rows, place))
+    return Dialect(chosen, decimal or ".", tuple(header), padded, extra, tuple(notes), codes)
 
 
 def _one_character(value: str | None, option: str) -> str | None:
@@ -172,6 +175,14 @@ def _has_decimal_comma(rows: Sequence[Sequence[str]]) -> bool:
     commas = [c for c in cells if _DECIMAL_COMMA.match(c)]
     points = [c for c in cells if _DECIMAL_POINT.match(c)]
     return any(not _THOUSANDS.match(c) for c in commas) and all(_THOUSANDS.match(c.replace(".", ",")) for c in points)
+
+
+def _are_codes(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether the cells of a column are digits, three or more and all as many, some of them with a zero in front: "00123"."""
+    cells = [cell for row in rows if place < len(row) and (cell := row[place].strip())]
+    if len(cells) < 2 or len(cells[0]) < 3 or not any(cell.startswith("0") for cell in cells):
+        return False
+    return len({len(cell) for cell in cells}) == 1 and all(cell.isascii() and cell.isdigit() for cell in cells)
 
 
 def _is_number(text: str) -> bool:

@@ -344,7 +344,7 @@ def from_file(
     from .dataset import read_frame, read_table
 
     apart = [c for c in (groups, time) if c is not None]
-    table = read_table(path, target, task=task, drop=(groups,) if groups is not None else (), **reading)
+    table = read_table(path, target, task=task, apart=(groups,) if groups is not None else (), **reading)
     if not apart:
         return table, Rows(splitter=splitter)
     options = {k: v for k, v in reading.items() if k not in ("weights", "infinite")}

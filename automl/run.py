@@ -194,6 +194,10 @@ def usable(families: Sequence[Family], task: str, budget_seconds: float) -> tupl
             )
         else:
             kept.append(family)
+    if not kept and budget_seconds < NETWORK_FROM and any(f.needs == "torch" and f.available() for f in families):
+        raise UsageError(
+            f"the families {', '.join(f.name for f in families)} need a budget of {NETWORK_FROM:.0f} s at least: give more, or other families"
+        )
     if not kept:
         raise UsageError(
             f"none of the families {', '.join(f.name for f in families)} can be used for {task} here: see `automl families`"
@@ -589,7 +593,9 @@ def check_fingerprint(store: Store, table: Table) -> None:
 
 
 def available_jobs(n_jobs: int | None) -> int:
-    """Cores to use: all that affinity and cgroups allow, or what joblib's parallel_config says, or `n_jobs` as joblib reads it."""
+    """Cores to use: all that affinity and cgroups allow, or what joblib's parallel_config says, or `n_jobs` as joblib reads it; never
+    more than there are: a fit on more threads than cores waits at each barrier.
+    """
     from joblib.parallel import get_active_backend
 
     if n_jobs is None:
@@ -598,4 +604,6 @@ def available_jobs(n_jobs: int | None) -> int:
     cores = cpu_count()
     if n_jobs == 0:
         raise UsageError("n_jobs is 0: give a number of cores, or -1 for all")
-    return max(1, cores + 1 + n_jobs) if n_jobs < 0 else n_jobs
+    if n_jobs > cores:
+        log.warning("%d jobs are more than the %d cores that may be used here: it is %d", n_jobs, cores, cores)
+    return max(1, cores + 1 + n_jobs) if n_jobs < 0 else min(n_jobs, cores)

@@ -150,9 +150,9 @@ class _Csv(Chunks):
                 for name in chunk.columns:
                     kinds.setdefault(name, set()).add(_kind(chunk[name]))
             if short and not looks_even(self._source.rewind(), self._dialect, total + 1):
-                refuse_wrong(self._source, self._dialect)
+                refuse_wrong(self._source, self._dialect, skippable=False)
         except RaggedError as ragged:
-            refuse_wrong(self._source, self._dialect)
+            refuse_wrong(self._source, self._dialect, skippable=False)
             raise DataError(f"{self.name} cannot be read as CSV: {ragged}") from None
         if not total or chunk is None:
             raise DataError(f"{self.name} has a header and no rows")

@@ -229,9 +229,13 @@ def _from_levels(name: str, values: Any, decimal: str | None, row_of: Callable[[
         return Reading(Column(name, "numeric"), np.full(len(codes), np.nan), dropped="all missing")
     texts = [c for c in cells if isinstance(c, str)]
     if len(texts) == len(cells):
-        return _from_texts(name, codes, texts, fixed, decimal) or _categorical(
-            name, codes, texts, _odd_note(name, codes, texts, row_of)
-        )
+        reading = _from_texts(name, codes, texts, fixed, decimal)
+        if reading is None:
+            notes = _odd_note(name, codes, texts, row_of) or _blank_note(name, texts)
+            return _categorical(name, codes, texts, notes)
+        if reading.dropped == "identifier":
+            reading.notes += _odd_note(name, codes, texts, row_of)
+        return reading
     ordered = getattr(values.dtype, "ordered", False)  # their order is worth more than their names
     if (
         fixed
@@ -420,25 +424,52 @@ def parse_notes(name: str, parse: Mapping[str, Any], ambiguous: bool) -> list[st
 
 
 def _odd_note(name: str, codes: NDArray[np.int32], cells: Sequence[Any], row_of: Callable[[int], str]) -> list[str]:
-    """A warning where most distinct cells are numbers and some are not: names the first that is not."""
-    read = number_reader({})
-
-    def is_number(cell: Any) -> bool:
-        try:
-            return not np.isnan(read(cell))
-        except CellError:
-            return False
-
+    """A warning where most distinct cells are numbers, or dates of one form, and some are not: names the first that is not."""
     some = [cells[i] for i in np.linspace(0, len(cells) - 1, min(SAMPLE, len(cells))).astype(int)]
-    if len(cells) < 2 or sum(map(is_number, some)) < 0.5 * len(some):
+    if len(cells) < 2:
         return []
-    for code, cell in enumerate(cells):  # distinct cells stand in the order of their first row
-        if not is_number(cell):
-            row = int(np.argmax(codes == code))
-            return [
-                f"column {shown(name)} mixes numbers and text (first odd cell: {shown(cell)}, row {row_of(row)}): it is read as categories."
-            ]
+    for what, parse in (("numbers", {}), *(("dates", parse) for parse in _date_parses(some))):
+        read = number_reader(parse) if what == "numbers" else date_reader(parse)
+        if sum(_is_read(cell, read) for cell in some) < 0.5 * len(some):
+            continue
+        for code, cell in enumerate(cells):  # distinct cells stand in the order of their first row
+            if not _is_read(cell, read):
+                odd = f"first odd cell: {shown(cell)}, row {row_of(int(np.argmax(codes == code)))}"
+                return [f"column {shown(name)} mixes {what} and other text ({odd}): it is not read as {what}."]
     return []
+
+
+def _is_read(cell: Any, read: Callable[[Any], float]) -> bool:
+    try:
+        return not np.isnan(read(cell))
+    except CellError:
+        return False
+
+
+def _date_parses(some: Sequence[Any]) -> list[dict[str, Any]]:
+    """How the first cell that looks like a date may be read."""
+    first = next((c for c in some if isinstance(c, str) and 6 <= len(c.strip()) <= 40 and _DATE_LIKE.match(c)), None)
+    return [] if first is None else [{}, *({"format": form} for form in _formats(first))]
+
+
+def _blank_note(name: str, texts: Sequence[str]) -> list[str]:
+    """A warning of two levels that differ in blanks alone."""
+    twins = blank_twins(texts)
+    if not twins:
+        return []
+    return [
+        f"column {shown(name)} has the levels {shown(twins[0])} and {shown(twins[1])}, which differ in blanks alone: they are kept as two."
+    ]
+
+
+def blank_twins(texts: Sequence[str]) -> tuple[str, str] | None:
+    """The first two texts that differ in the blanks around them alone."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        other = seen.setdefault(text.strip(), text)
+        if other != text:
+            return other, text
+    return None
 
 
 # --- dates written as text ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import number_parse, parse_notes
+from .columns import blank_twins, number_parse, parse_notes
 from .errors import DataError, DataTypeError, UsageError
 from .runtime import NA_STRINGS, CellError, is_missing, number_reader, shown
 
@@ -253,6 +253,12 @@ def _classes(
         few = ", ".join(shown(c) for c in rare[:5]) + (f" and {len(rare) - 5:,} more" if len(rare) > 5 else "")
         notes.append(
             f"the target {shown(name)} has {len(rare):,} classes with a single row ({few}): kept for training, but not to be measured."
+        )
+    alike = blank_twins([c for c in labels if isinstance(c, str)])
+    if alike:
+        notes.append(
+            f"the target {shown(name)} has the labels {shown(alike[0])} and {shown(alike[1])}, which differ in blanks alone: they are kept "
+            "as two classes."
         )
     twins = _twins([c for c in labels if isinstance(c, str)])
     if twins:

@@ -65,7 +65,7 @@ class Metric:
         """The metric of that name (ours, or any scikit-learn scorer's), scorer object or callable(y_true, y_pred).
 
         None is the task's default: roc_auc, log_loss or rmse. A callable is given labels (values for regression),
-        higher being better. Raises UsageError for an unknown name, or one that this task cannot have.
+        higher being better. Raises UsageError for an unknown name, one that this task cannot have, or a loss of scikit-learn.
         """
         if metric is None:
             metric = {"binary": "roc_auc", "multiclass": "log_loss"}.get(task.kind, "rmse")
@@ -77,6 +77,11 @@ class Metric:
             return _from_scorer(metric, getattr(metric._score_func, "__name__", "scorer"), task, labelled=True)
         if callable(metric):
             name = getattr(metric, "__name__", type(metric).__name__)
+            if str(getattr(metric, "__module__", "")).startswith("sklearn.") and name.endswith(("_error", "_loss")):
+                raise UsageError(
+                    f"metric {name} is a loss, and of a callable more is better: give its scorer's name, or "
+                    f"sklearn.metrics.make_scorer({name}, greater_is_better=False)"
+                )
             return cls(name, True, None, False, partial(_call, metric, name, _labels_of(task)))
         raise UsageTypeError(f"metric is a {type(metric).__name__}, not a name or a callable(y_true, y_pred)")
 

@@ -114,7 +114,7 @@ def fit(train: Path, **options: Any) -> None:
     check_out(out, overwrite=options["overwrite"])
     check_names(options)
     if options["test"] is not None:
-        check_test(options["test"], options)
+        check_test(options["test"], train, options)
     from .. import api
     from ..progress import watch
 
@@ -182,22 +182,33 @@ def reading(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in names if options[name] is not None}
 
 
-def check_test(path: Path, options: dict[str, Any]) -> None:
+def check_test(path: Path, train: Path, options: dict[str, Any]) -> None:
     """Refuses a test file without the columns that it needs, before anything is spent on the search."""
-    from ..dialect import sniff
-    from ..source import open_source
-
-    with open_source(path, options["encoding"]) as source:
-        if source.kind == "parquet":
-            from ..dataset import open_parquet
-
-            columns = open_parquet(source).names
-        else:
-            columns = list(sniff(source.rewind(), source.name, reading(options).get("sep"), options["decimal"]).header)
+    columns = columns_of(path, options)
     for option in ("target", "weights"):
         name = options[option]
         if name is not None and name not in columns:
             raise UsageError(f"--test {path} has no column {name!r}, which --{option} names")
+    missing = [name for name in columns_of(train, options) if name not in (*columns, options["groups"])]
+    if missing:
+        raise UsageError(
+            f"--test {path} has no column {missing[0]!r}, which {train} has: models may need it; take it from the one or add it to the other"
+        )
+
+
+def columns_of(path: Path, options: dict[str, Any]) -> list[str]:
+    """The names of a file's columns; none of standard input, which can be read once."""
+    from ..dialect import sniff
+    from ..source import open_source
+
+    if str(path) == "-":
+        return []
+    with open_source(path, options["encoding"]) as source:
+        if source.kind == "parquet":
+            from ..dataset import open_parquet
+
+            return list(open_parquet(source).names)
+        return list(sniff(source.rewind(), source.name, reading(options).get("sep"), options["decimal"]).header)
 
 
 def kept(run: Path) -> str:
@@ -265,6 +276,8 @@ def run_name(train: Path) -> str:
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuses a run folder that exists or cannot be made, before anything slow is imported."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file, and a run folder is wanted: choose another")
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
         raise UsageError(
             f"{out} exists: choose another --out, continue it with `automl resume {out}`, or pass --overwrite"

@@ -141,6 +141,12 @@ USAGE = {
     "unknown strategy": ([*FIT, "--strategy", "tpe"], r"'tpe' is not one of 'auto'"),
     "unknown column of weights": ([*FIT, "--weights", "w"], r"'w'"),
     "test without target": ([*FIT, "--test", "other.csv"], r"other\.csv has no column 'y'"),
+    "test without a column": ([*FIT, "--test", "lacking.csv"], r"lacking\.csv has no column 'a', which train\.csv has"),
+    "out is a file": (
+        ["fit", "train.csv", "--target", "y", "--out", "train.csv", "--overwrite"],
+        r"train\.csv is a file",
+    ),
+    "a network in no time": ([*FIT, "--families", "network", "--budget", "8"], r"network need a budget of 30 s"),
     "no such test file": ([*FIT, "--test", "none.csv"], r"none\.csv: no such file"),
     "no run": (["front", "."], r"is no run folder"),
     "no such run": (["choose", "nowhere"], r"nowhere: no such folder"),
@@ -155,10 +161,11 @@ def test_wrong_usage_is_one_line_and_exit_2(
     monkeypatch.chdir(tmp_path)
     Path("train.csv").write_text(GOOD)
     Path("other.csv").write_text("a,b\n1,2\n")
+    Path("lacking.csv").write_text("b,y\n1,yes\n")
     arguments, says = USAGE[case]
     assert run(arguments) == 2
     one_line(capsys, 2, says)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.csv", "train.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lacking.csv", "other.csv", "train.csv"]
 
 
 CONTENT: dict[str, tuple[bytes, str]] = {

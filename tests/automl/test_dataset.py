@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -189,10 +190,10 @@ def test_names_are_only_names(put: Any) -> None:
 
 
 def test_weights_and_dropped_columns(put: Any) -> None:
-    table = read_table(put(TEXT), "t", weights="c", drop=["b"])
+    table = read_table(put(TEXT), "t", weights="c", apart=["b"])
     assert [c.name for c in table.columns] == ["a"]
     assert table.rows == 39  # the first row has the weight 0
-    for wrong in ({"weights": "w"}, {"drop": ["w"]}, {"weights": "t"}, {"drop": ["t"]}):
+    for wrong in ({"weights": "w"}, {"apart": ["w"]}, {"weights": "t"}, {"apart": ["t"]}):
         with pytest.raises(UsageError):
             read_table(put(TEXT), "t", **wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="'b' is not numeric"):
@@ -410,3 +411,30 @@ def test_public_sets(shared_data: Path, name: str) -> None:
     if name == "mnist_10k":
         assert table.task.classes == tuple(range(10))
         assert any("116 columns" in n and "constant" in n for n in table.notes)
+
+
+def test_codes_with_leading_zeros_are_no_numbers(put: Any) -> None:
+    rows = [f"{i % 7:05d},{i % 12 + 1:02d},{i:04d}.5,{i % 2}" for i in range(40)]
+    table = read_table(put("\n".join(["zip,month,reading,t", *rows])), "t")
+    assert {c.name: c.kind for c in table.columns} == {"zip": "categorical", "month": "numeric", "reading": "numeric"}
+    assert [note for note in table.notes if "leading zeros" in note] == [
+        "codes with leading zeros are read as categories, not as numbers: 'zip'."
+    ]
+    assert "00003" in next(c for c in table.columns if c.name == "zip").levels
+
+
+@pytest.mark.parametrize("odd", ["0000-00-00", "unknown"])
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y"])
+def test_dates_beside_a_cell_that_is_none_are_warned_of(put: Any, odd: str, form: str) -> None:
+    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=i) for i in range(60)]
+    cells = [odd if i == 9 else day.strftime(form) for i, day in enumerate(days)]
+    table = read_table(put("\n".join(["d,x,t", *(f"{cell},{i * i},{i % 2}" for i, cell in enumerate(cells))])), "t")
+    (note,) = [note for note in table.notes if "mixes" in note]
+    assert note == f"column 'd' mixes dates and other text (first odd cell: {odd!r}, row 11): it is not read as dates."
+
+
+def test_levels_and_labels_that_differ_in_blanks_alone_are_warned_of(put: Any) -> None:
+    rows = ["a ,yes", "a,yes ", *(f"{'ab'[i % 2]},{('yes', 'no')[i % 3 == 0]}" for i in range(40))]
+    notes = read_table(put("\n".join(["c,t", *rows])), "t").notes
+    assert any("'c' has the levels 'a ' and 'a', which differ in blanks alone" in note for note in notes)
+    assert any("the target 't' has the labels 'yes' and 'yes ', which differ in blanks alone" in note for note in notes)

@@ -368,3 +368,11 @@ def test_a_score_that_is_no_number_is_a_type_error() -> None:
     with pytest.raises(UsageTypeError, match="min_score is 'high'"):
         front.parse_limits({"min_score": "high"})
     assert front.parse_limits({"min_score": "0.9", "max_size": None}) == {"min_score": 0.9}
+
+
+def test_of_models_equal_in_error_one_that_is_worse_beyond_the_noise_is_beaten() -> None:
+    values = np.array([[0.1, 353e-9, 40_960.0], [0.1, 6.85e-6, 24_576.0], [0.3, 300e-9, 20_000.0]])
+    margin = np.zeros((3, 3, 3))
+    margin[:, :, 2] = 500_000.0
+    assert front.nondominated(values, margin).tolist() == [True, False, True]
+    assert front.nondominated(values).tolist() == [True, True, True]

@@ -203,6 +203,12 @@ def test_a_scorer_object_works() -> None:
     assert metric.name == "fbeta_score"
 
 
+@pytest.mark.parametrize("loss", [sk.mean_absolute_error, sk.log_loss, sk.hamming_loss])
+def test_a_loss_of_scikit_learn_is_no_callable_of_which_more_is_better(loss: Any) -> None:
+    with pytest.raises(UsageError, match=f"{loss.__name__} is a loss.*greater_is_better=False"):
+        Metric.resolve(loss, BINARY)
+
+
 def share_of_cats_found(y_true: Any, y_pred: Any) -> float:
     return float(np.mean(np.asarray(y_pred)[np.asarray(y_true) == "cat"] == "cat"))
 
