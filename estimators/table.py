@@ -431,6 +431,7 @@ class _Builder:
         reason = reading.dropped or self._row_number(name, reading)
         if reason:
             self.dropped.setdefault(reason, []).append(name)
+            self.notes += reading.notes if reading.dropped == "identifier" else []  # what might have kept it
         if reason or self._duplicate(name, reading):
             return
         if self._gives_away(reading):
