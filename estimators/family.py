@@ -162,6 +162,14 @@ class Family(ABC):
         """
         return 1.0
 
+    def built(self, params: Params, rows: int, columns: int) -> float:
+        """What a fit on `rows` rows holds beside its data, in leaves, kept rows, numbers of a step or the like: what its memory grows
+        with. By default what the model's size grows with.
+        """
+        return self.capacity(params, rows)
+
+    built_bytes: ClassVar[float | None] = None
+    """Prior bytes for each unit that is `built`, where fits on few rows do not show them."""
     filled: ClassVar[tuple[float, ...]] = (1.0,)
     """What share of the rows that `capacity` counts with may fill a model, where it depends on how hard the table is."""
     copies: ClassVar[float] = 1.0

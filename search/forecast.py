@@ -159,11 +159,12 @@ def cost_law(
     params, width = dict(plan.params), plan.reduction or max(1, round(columns * plan.fraction))
     return MemoryLaw(
         width,
-        lambda n: family.capacity(params, max(1, round(n))),
+        lambda n: family.built(params, max(1, round(n)), width),
         rows,
         values,
         copies=family.copies,
         filled=family.filled,
+        built_bytes=family.built_bytes,
     )
 
 

@@ -118,6 +118,16 @@ class TabM(Family):
         steps = epochs * math.ceil(rows / batch_size(rows))
         return {"1": 1e6, "steps": 3e7 * steps, "epochs n d": 3.0 * epochs * rows * cells}
 
+    copies: ClassVar[float] = 5.0
+    built_bytes: ClassVar[float | None] = 40.0
+    """Ten float32 of each activation: kept for the gradient, their gradients, dropout's and the optimizer's own."""
+
+    def built(self, params: Params, rows: int, columns: int) -> float:
+        """The activations of a step."""
+        k, width, blocks = int(params.get("k", 32)), int(params.get("d_block", 128)), int(params.get("n_blocks", 2))
+        inputs = max(1, columns) * (int(params.get("d_embedding", 16)) if int(params.get("n_bins", 48)) else 1)
+        return min(4096.0, max(32.0, rows / 128)) * k * (inputs + blocks * width)
+
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
     ) -> TabMModel:

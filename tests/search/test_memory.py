@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from automl.estimators.families.tabm import TabM
 from automl.search.memory import MemoryLaw
 from automl.search.scaling import RefusalError
 
@@ -48,3 +49,30 @@ def test_what_is_no_memory_is_refused() -> None:
         MemoryLaw(5, lambda rows: 1.0, COUNTS, [1e6, 0.0, 1e6])
     with pytest.raises(RefusalError, match="times off"):
         MemoryLaw(5, lambda rows: 1.0, COUNTS, [1e6, 1e10, 1e6])
+
+
+def test_what_few_rows_do_not_show_grows_by_its_prior() -> None:
+    def activations(rows: float) -> float:
+        return max(32.0, rows / 128) * 10_000
+
+    counts = (1000.0, 2000.0, 4000.0)  # the batch has its least size at all of them
+    values = [FLOOR + 40 * activations(n) for n in counts]
+    blind = MemoryLaw(5, activations, counts, values)
+    told = MemoryLaw(5, activations, counts, values, built_bytes=40.0)
+    truth = FLOOR + 40 * activations(64_000)
+    assert told.at(64_000).value == pytest.approx(truth, rel=0.2)
+    assert blind.at(64_000).value < 0.5 * truth
+    other = [
+        FLOOR + 20 * activations(n) for n in (8_000, 16_000, 32_000)
+    ]  # what was measured counts more than the prior
+    known = MemoryLaw(5, activations, (8_000, 16_000, 32_000), other, built_bytes=40.0)
+    assert known.at(128_000).value == pytest.approx(FLOOR + 20 * activations(128_000), rel=0.15)
+
+
+def test_the_activations_of_tabm_grow_with_its_batches() -> None:
+    family = TabM()
+    point = {"k": 8, "d_block": 64, "n_blocks": 2, "d_embedding": 8, "n_bins": 16}
+    few, more, most = (family.built(point, rows, 10) for rows in (1000, 64_000, 10_000_000))
+    assert few == 32 * 8 * (80 + 128)
+    assert more == 500 * 8 * (80 + 128)
+    assert most == 4096 * 8 * (80 + 128)
