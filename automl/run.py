@@ -36,7 +36,7 @@ from automl.search.metric import Metric
 from automl.search.objective import Objective
 from automl.search.plan import Plan, branches, single_of
 from automl.search.record import Losses, failures
-from automl.search.refits import Finalist
+from automl.search.refits import ONE_THREAD_CELLS, Finalist
 from automl.search.setting import Limits, Progress, Setting
 from automl.search.space import complete
 from automl.search.split import FEWEST, Split, make_split
@@ -454,7 +454,11 @@ def share(options: Options, facts: Facts, executor: Executor | None, watch: Watc
         workers = getattr(executor, "_max_workers", options.jobs)
         return max(1, int(workers)), 1
     if options.trials is not None and math.isinf(options.budget_seconds) and not options.parallel_trials:
-        return 1, options.jobs  # a budget of trials is reproducible: nothing depends on which trial ends first
+        small = facts.rows * facts.columns * facts.density < ONE_THREAD_CELLS
+        return (
+            1,
+            1 if small else options.jobs,
+        )  # a budget of trials is reproducible: nothing depends on which ends first
     if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
     return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())

@@ -172,6 +172,18 @@ def test_the_help_says_what_is_measured(
     assert "hypervolume" in capsys.readouterr().out
 
 
+def test_a_cascade_passes_on_what_the_small_model_is_unsure_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    cascades = imported("cascades", monkeypatch)
+    small, large = np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([[0.8, 0.2], [0.1, 0.9]])
+    side, costs = cascades.Side(np.array([0, 1]), [small, large]), np.array([[1.0, 1e-6, 10.0], [2.0, 9e-6, 20.0]])
+    predicted, cost = cascades.Cascade(0, 1, 0.75).on(side, costs)
+    assert predicted.tolist() == [[0.9, 0.1], [0.1, 0.9]]
+    assert cost.tolist() == pytest.approx([3.0, 1e-6 + 0.5 * 9e-6, 30.0])
+    assert {(c.small, c.large) for c in cascades.candidates(side, costs)} == {(0, 1)}, "nothing is saved the other way"
+    worth = {0: 1.0, 1: 1.2, 2: 1.2001}
+    assert len(cascades.greedy([1, 2], lambda some: worth[len(some)])) == 1, "the second adds too little"
+
+
 def result(strategy: str, seed: int, errors: list[float], cost: float = 1e-9) -> dict[str, Any]:
     costs = {"training_cpu_seconds": cost, "latency_p50_seconds": cost, "model_memory_bytes": cost}
     models = [{"test_error": error, **costs, "disturbed": False} for error in errors]

@@ -32,7 +32,7 @@ def test_an_example_is_one_question_in_under_80_lines(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
-    argument = str(tmp_path) if path.stem == "demo_table" else "4s"
+    argument = str(tmp_path) if path.stem == "demo_table" else "8s"
     command = [sys.executable, "-W", "error::DeprecationWarning", str(path), argument]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False

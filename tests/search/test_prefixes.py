@@ -227,7 +227,11 @@ def test_a_resumed_run_has_the_prefixes(seen: Seen, tmp_path: Path, monkeypatch:
     again = fit(tmp_path / "run", resume=True)
     assert again.front_.found["trials"] == seen.model.front_.found["trials"]
     assert [t.as_dict() for t in kept(tmp_path / "run")] == [t.as_dict() for t in kept(seen.folder)]
-    plans = [sorted(str(m.plan) for m in model.front_) for model in (again, seen.model)]
+    # how many are offered on the compiled engine as well hangs on the clock
+    plans = [
+        sorted(str(m.plan) for m in model.front_ if m.plan["hardware"]["engine"] == "onnx")
+        for model in (again, seen.model)
+    ]
     assert plans[0] == plans[1]
 
 
