@@ -205,11 +205,12 @@ class _AutoML(BaseEstimator):
             budget_seconds=budget.seconds(),
             trials=budget.count(),
             memory_bytes=None if cap is None else units.size(cap, "memory_limit"),
-            jobs=available_jobs(self.n_jobs),
+            jobs=available_jobs(self.n_jobs, here=self.executor is None),
             parallel_trials=self.n_jobs not in (None, 1),
             seed=seed_of(self.random_state),
             start=start,
             device=self.device,
+            elsewhere=self.executor is not None,
             extra=extra,
             target_rows=None if self.target_rows is None else units.count(self.target_rows, "target_rows"),
             bounds=self._limits(),
@@ -346,7 +347,8 @@ class AutoMLClassifier(ClassifierMixin, _AutoML):
     Parameters
     ----------
     budget : seconds, "90s", "10m", "1h", or `Budget(time=, trials=, memory=)`. Everything counts against it.
-    metric : a scikit-learn scorer's name or a callable (y_true, y_pred); roc_auc for two classes, log_loss for more.
+    metric : a scikit-learn scorer or its name, or a callable (y_true, y_pred) of which more is better; roc_auc for two classes,
+        log_loss for more.
     objectives : names or `Objective`s; error, training_time, latency and memory by default.
     families, exclude : names or `Family`s to search, and names to leave out. "ensemble", one of them by default, stands for
         blends of the models found.

@@ -53,7 +53,7 @@ def read_table(
     from automl.estimators.inputs import Inputs
     from automl.estimators.table import from_frame
 
-    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows, None)
+    columns, notes, hint = _read(path, sep, decimal, encoding, bad_rows, None, {target, weights, *apart})
     with columns:
         for name, role in ((target, "target"), (weights, "weights"), *((d, "groups") for d in apart)):
             if name is not None:
@@ -92,8 +92,8 @@ def read_frame(
     encoding: str | None = None,
     bad_rows: str = "error",
 ) -> pd.DataFrame:
-    """The file as a pandas DataFrame, read by the same rules as `read_table`."""
-    columns = _read(path, sep, decimal, encoding, bad_rows, None)[0]
+    """The file as a pandas DataFrame, read by the same rules as `read_table`, but that codes with leading zeros are numbers."""
+    columns = _read(path, sep, decimal, encoding, bad_rows, {})[0]
     with columns:
         frame: pd.DataFrame = columns.frame()
         return frame
@@ -281,9 +281,10 @@ def _read(
     encoding: str | None,
     bad_rows: str,
     texts: Texts | None,
+    roles: Collection[str | None] = (),
 ) -> tuple[_Frame | _Parquet, list[str], str | None]:
     """(columns, notes, the decimal character if it is known). The columns are a context, to be closed by the caller. Without `texts`
-    codes with leading zeros are texts.
+    codes with leading zeros are texts, but for columns that have other `roles` than an input's.
     """
     if bad_rows not in ("error", "skip"):
         raise UsageError(f'bad_rows {shown(bad_rows)} is not known: "error" or "skip"')
@@ -293,12 +294,10 @@ def _read(
             return _Parquet(source, stack.pop_all().close), source.notes, None
         dialect = sniff(source.rewind(), source.name, sep, decimal)
         check_header(source.name, dialect)
-        frame, notes = _read_csv(
-            source, dialect, bad_rows, dict.fromkeys(dialect.codes, ()) if texts is None else texts
-        )
-        if texts is None and dialect.codes:
-            codes = ", ".join(map(shown, dialect.codes))
-            notes.append(f"codes with leading zeros are read as categories, not as numbers: {codes}.")
+        codes = [name for name in dialect.codes if name not in roles] if texts is None else []
+        frame, notes = _read_csv(source, dialect, bad_rows, dict.fromkeys(codes, ()) if texts is None else texts)
+        if codes:
+            notes.append(f"codes with leading zeros are texts, not numbers: {', '.join(map(shown, codes))}.")
         hint = decimal if decimal is not None else "," if dialect.decimal == "," else None
         return _Frame(frame), [*source.notes, *dialect.notes, *notes], hint
 

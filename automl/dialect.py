@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from automl.estimators.errors import DataError, UsageError
-from automl.estimators.runtime import shown
+from automl.estimators.runtime import NA_STRINGS, shown
 
 COMMON, RARE = ",;\t|", ":^~\x01\x1f "
 """Separators that are looked for; the rare ones must fit every record."""
@@ -179,7 +179,7 @@ def _has_decimal_comma(rows: Sequence[Sequence[str]]) -> bool:
 
 def _are_codes(rows: Sequence[Sequence[str]], place: int) -> bool:
     """Whether the cells of a column are digits, three or more and all as many, some of them with a zero in front: "00123"."""
-    cells = [cell for row in rows if place < len(row) and (cell := row[place].strip())]
+    cells = [cell for row in rows if place < len(row) and (cell := row[place].strip()) and cell not in NA_STRINGS]
     if len(cells) < 2 or len(cells[0]) < 3 or not any(cell.startswith("0") for cell in cells):
         return False
     return len({len(cell) for cell in cells}) == 1 and all(cell.isascii() and cell.isdigit() for cell in cells)

@@ -74,7 +74,7 @@ CELLS_ONE_AT_A_TIME = 5_000_000
 class Options:
     """What a run is asked to do. `budget_seconds` is inf when only `trials` bounds it; `start` is the monotonic start.
 
-    `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on). `bounds`
+    `elsewhere`: an executor runs the trials, on machines of which nothing is known. `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on). `bounds`
     are the limits on models, by name: plans that are likely to break one are not promoted first.
     """
 
@@ -90,6 +90,7 @@ class Options:
     seed: int
     start: float
     device: str = "auto"
+    elsewhere: bool = False
     extra: tuple[float, float] = (0.0, 0.0)
     target_rows: int | None = None
     ensembles: bool = False
@@ -217,6 +218,8 @@ class Run:
         self.options = options
         if options.device not in DEVICES:
             raise UsageError(f"device is {options.device!r}: it is one of {', '.join(DEVICES)}")
+        if options.device == "cuda" and not options.elsewhere:
+            devices("cuda")  # refused at once where it cannot be had
         self.searched = usable(options.families, table.task.kind, options.budget_seconds)
         self.strategy = by_name(options.strategy)
         self.table = table
@@ -317,8 +320,10 @@ class Run:
                 :1
             ]  # nothing can be told from so few rows: the baseline it is, and the table warned of it
         torch = any(f.needs == "torch" for f in families)
-        some = devices_here(options.device, executor) if torch else ("cpu",)
-        devices = {f.name: devices_of(f, facts, some, 1 if slots > 1 else alone) for f in families}
+        some: tuple[str, ...] = ("cpu",)
+        if torch:  # an executor's workers have the CPU, or what was asked for
+            some = devices(options.device) if executor is None else (options.device.replace("auto", "cpu"),)
+        where = {f.name: devices_of(f, facts, some, 1 if slots > 1 else alone) for f in families}
         setting = Setting(
             data=data,
             split=self.split,
@@ -334,7 +339,7 @@ class Run:
             merge=not self.rows.given,
             start=options.start,
             in_process=in_process,
-            devices=devices,
+            devices=where,
             target_rows=options.target_rows,
             ensembles=options.ensembles,
             bounds=options.bounds,
@@ -342,7 +347,7 @@ class Run:
         )
         if any(f.needs == "torch" for f in setting.families.values()):
             start_server("torch")
-        joint = branches(families, facts, sorted({1, setting.trial_threads}, reverse=True), devices)
+        joint = branches(families, facts, sorted({1, setting.trial_threads}, reverse=True), where)
         prior = CostModel(facts)
 
         def seconds(point: Mapping[str, Any]) -> float:
@@ -462,13 +467,6 @@ def share(options: Options, facts: Facts, executor: Executor | None, watch: Watc
     if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
     return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())
-
-
-def devices_here(asked: str, executor: Executor | None) -> tuple[str, ...]:
-    """The devices that networks may train on. Of an executor's workers nothing is known: they have the CPU, or what was asked for."""
-    if executor is not None and asked != "auto":
-        return (asked,)
-    return ("cpu",) if executor is not None else devices(asked)
 
 
 def kept_share(store: Store, now: tuple[int, int], options: Options, executor: Executor | None) -> tuple[int, int]:
@@ -596,9 +594,9 @@ def check_fingerprint(store: Store, table: Table) -> None:
         )
 
 
-def available_jobs(n_jobs: int | None) -> int:
-    """Cores to use: all that affinity and cgroups allow, or what joblib's parallel_config says, or `n_jobs` as joblib reads it; never
-    more than there are: a fit on more threads than cores waits at each barrier.
+def available_jobs(n_jobs: int | None, *, here: bool = True) -> int:
+    """Cores to use: all that affinity and cgroups allow, or what joblib's parallel_config says, or `n_jobs` as joblib reads it; where
+    trials run `here` never more than there are: a fit on more threads than cores waits at each barrier.
     """
     from joblib.parallel import get_active_backend
 
@@ -608,6 +606,6 @@ def available_jobs(n_jobs: int | None) -> int:
     cores = cpu_count()
     if n_jobs == 0:
         raise UsageError("n_jobs is 0: give a number of cores, or -1 for all")
-    if n_jobs > cores:
+    if here and n_jobs > cores:
         log.warning("%d jobs are more than the %d cores that may be used here: it is %d", n_jobs, cores, cores)
-    return max(1, cores + 1 + n_jobs) if n_jobs < 0 else min(n_jobs, cores)
+    return max(1, cores + 1 + n_jobs) if n_jobs < 0 else min(n_jobs, cores) if here else n_jobs

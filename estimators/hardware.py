@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,17 @@ def no_cuda() -> str | None:
         return "torch is not installed"
     if not any((Path(found.origin).parent / "lib").glob("*torch_cuda*")):
         return "the torch that is installed was built without CUDA"
-    if gpu_name() is None and not Path("/dev/dxg").exists():  # Windows' Linux has its own way to the GPU
-        return "no NVIDIA driver lists a GPU"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all GPUs"
+    if not any(_gpu_devices()):
+        return "no NVIDIA GPU is among the devices"
     return None
+
+
+def _gpu_devices() -> Iterator[Path]:
+    """The files of the GPUs that this process may use: a container has none of those that it was not given."""
+    yield from Path("/dev").glob("nvidia[0-9]*")
+    yield from Path("/dev").glob("dxg")  # Windows' Linux has its own way to the GPU
 
 
 def devices(asked: str) -> tuple[str, ...]:

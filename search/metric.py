@@ -17,7 +17,7 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -78,9 +78,10 @@ class Metric:
         if callable(metric):
             name = getattr(metric, "__name__", type(metric).__name__)
             if str(getattr(metric, "__module__", "")).startswith("sklearn.") and name.endswith(("_error", "_loss")):
+                proba = ', response_method="predict_proba"' if name in ("log_loss", "brier_score_loss") else ""
                 raise UsageError(
                     f"metric {name} is a loss, and of a callable more is better: give its scorer's name, or "
-                    f"sklearn.metrics.make_scorer({name}, greater_is_better=False)"
+                    f"sklearn.metrics.make_scorer({name}, greater_is_better=False{proba})"
                 )
             return cls(name, True, None, False, partial(_call, metric, name, _labels_of(task)))
         raise UsageTypeError(f"metric is a {type(metric).__name__}, not a name or a callable(y_true, y_pred)")
@@ -389,14 +390,17 @@ def _scorer(name: str, task: TaskLike) -> Metric:
 def _from_scorer(scorer: Any, name: str, task: TaskLike, *, labelled: bool) -> Metric:
     """A scorer's best value is 0 for a negated loss and 1 for a score, except for the one that has none, and for what is not
     scikit-learn's own: a profit has no bound. A user's own scorer is given the `labelled` classes, as scikit-learn gives them;
-    one of scikit-learn's by its name the codes, which any labels can be, and so is one whose positive class is none of the labels.
+    one of scikit-learn's by its name the codes, which any labels can be, and so is one whose positive class is none of the labels,
+    or where these are numbers and text, which it could not sort.
     """
     own = str(getattr(scorer._score_func, "__module__", "")).startswith("sklearn.")
     best = None if name == "positive_likelihood_ratio" or not own else (0.0 if scorer._sign < 0 else 1.0)
     proba = "predict" not in np.atleast_1d(scorer._response_method)
     kind = "classifier" if task.kind != "regression" else "regressor"
     labels = _labels_of(task) if labelled else None
-    if labels is not None and _positive(scorer) not in (None, *labels):
+    if labels is not None and (
+        _array_of(labels).dtype == object or (task.kind == "binary" and _lacks_positive(scorer, labels))
+    ):
         labels = None
     return Metric(name, True, best, proba, partial(_score_by, scorer, name, kind, labels))
 
@@ -423,15 +427,15 @@ def _score_by(
         raise DataError(f"metric {name} raised {type(problem).__name__}: {problem}") from problem
 
 
-def _positive(scorer: Any) -> Any:
-    """The label that a scorer's function takes for the positive class where the scorer says none; None if there is no such thing."""
-    if "pos_label" in scorer._kwargs:
-        return None
+def _lacks_positive(scorer: Any, labels: Sequence[Any]) -> bool:
+    """Whether a scorer's function asks for a positive class which the scorer does not name, its default being none of the labels."""
+    if "pos_label" in scorer._kwargs or "labels" in scorer._kwargs:
+        return False
     try:
         known = inspect.signature(scorer._score_func).parameters.get("pos_label")
     except (TypeError, ValueError):  # a callable without a signature
-        return None
-    return None if known is None or known.default is inspect.Parameter.empty else known.default
+        return False
+    return known is not None and known.default not in labels
 
 
 def _estimator(kind: str, prediction: Array, labels: Array | None = None) -> Any:

@@ -307,7 +307,7 @@ class Record:
         if family is None or math.isfinite(self.setting.limits.seconds):
             return measured
         seconds = self.cost.units(family, dict(trial.plan.params), trial.plan, rows)
-        size = trial.measurement.size_bytes or 0.0
+        size = measured.size_bytes or 0.0
         call = 1e-5 + 5e-11 * size
         return replace(
             measured,

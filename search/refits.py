@@ -108,7 +108,9 @@ class Refits:
             or setting.facts.rows * setting.facts.columns < ONE_THREAD_CELLS
             else self.threads
         )
-        hardware = Hardware(threads if parallel else 1, trial.plan.hardware.device, trial.plan.hardware.dtype)
+        known = setting.devices.get(trial.plan.family, ("cpu",))  # a run may be resumed where there is no GPU
+        device = trial.plan.hardware.device if trial.plan.hardware.device in known else known[0]
+        hardware = Hardware(threads if parallel else 1, device, trial.plan.hardware.dtype)
         return replace(trial.plan, params=trial.refit or trial.plan.params, hardware=hardware)
 
     def plans(self, group: list[Trial]) -> list[Plan]:

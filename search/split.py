@@ -248,14 +248,14 @@ def _by_time(y: NDArray[Any], task: str, seed: int, time: NDArray[Any]) -> Split
     wanted, n = len(y) - max(1, n_val) - n_hold, len(y)
     apart = np.flatnonzero(time[ranked][1:] != time[ranked][:-1]) + 1
     notes: tuple[str, ...] = ()
-    first = _nearest(apart, wanted, wanted // 2, n - 1)
+    first = _nearest(apart, wanted, wanted // 2, n - max(1, n_val + n_hold) // 2)
     if first is None:
         first, second = wanted, n - n_hold
         notes = (
             "rows of one time are both trained on and scored: too many have the same time, and later ones may be harder",
         )
     else:
-        second = _nearest(apart, n - n_hold, first + 1, n - 1) or n
+        second = _nearest(apart, n - n_hold, first + max(1, n_val // 2), n - 1) or n
     train, validation, holdout = np.split(ranked, [first, second])
     return Split(train[nested_order(y[train], task, seed)], validation, holdout, notes=notes)
 
@@ -282,6 +282,7 @@ def _by_groups(order: Rows, y: NDArray[Any], task: str, seed: int, groups: NDArr
         few = min(np.count_nonzero(dealt == k) for k in (1, 2)) < LEAST_GROUPS
         if few:
             split = Split(split.train, np.concatenate([split.validation, split.holdout]), EMPTY)
+            few = np.count_nonzero(dealt) < LEAST_GROUPS
         dear = len(y) >= CV_RARE_BELOW  # to fit every trial once for each fold
         if (dear or not few) and _knows_all(split.train, y, task) and _several(y[split.validation], task):
             return split

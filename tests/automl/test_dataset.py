@@ -418,9 +418,16 @@ def test_codes_with_leading_zeros_are_no_numbers(put: Any) -> None:
     table = read_table(put("\n".join(["zip,month,reading,t", *rows])), "t")
     assert {c.name: c.kind for c in table.columns} == {"zip": "categorical", "month": "numeric", "reading": "numeric"}
     assert [note for note in table.notes if "leading zeros" in note] == [
-        "codes with leading zeros are read as categories, not as numbers: 'zip'."
+        "codes with leading zeros are texts, not numbers: 'zip'."
     ]
     assert "00003" in next(c for c in table.columns if c.name == "zip").levels
+
+
+def test_weights_written_with_leading_zeros_are_numbers_and_a_missing_code_is_no_other_kind(put: Any) -> None:
+    rows = [f"{'NA' if i == 5 else f'{i % 7:05d}'},{i % 9 + 1:03d},{i % 2}" for i in range(40)]
+    table = read_table(put("\n".join(["zip,w,t", *rows])), "t", weights="w")
+    assert [(c.name, c.kind) for c in table.columns] == [("zip", "categorical")]
+    assert table.weights is not None
 
 
 @pytest.mark.parametrize("odd", ["0000-00-00", "unknown"])

@@ -91,12 +91,11 @@ def torch_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, cuda: bool, gpu: 
         "find_spec",
         lambda name: importlib.machinery.PathFinder.find_spec(name, [str(folder)]),
     )
-    monkeypatch.setattr(hardware, "gpu_name", lambda: gpu)
+    monkeypatch.setattr(hardware, "_gpu_devices", lambda: iter([Path("/dev/nvidia0")] if gpu else []))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("cuda", "gpu", "why"), [(False, "H200", "built without CUDA"), (True, None, "no NVIDIA driver lists a GPU")]
-)
+@pytest.mark.parametrize(("cuda", "gpu", "why"), [(False, "H200", "built without CUDA"), (True, None, "no NVIDIA GPU")])
 def test_a_graphics_card_that_cannot_be_had_is_refused_by_name_and_left_out_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, gpu: str | None, why: str
 ) -> None:
@@ -111,6 +110,9 @@ def test_where_there_is_a_graphics_card_both_are_searched(tmp_path: Path, monkey
     assert devices("auto") == ("cpu", "cuda")
     assert devices("cuda") == ("cuda",)
     assert devices("cpu") == ("cpu",)
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert devices("auto") == ("cpu",)
 
 
 def test_the_work_of_children_is_not_that_of_others() -> None:

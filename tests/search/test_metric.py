@@ -230,6 +230,30 @@ def test_a_scorer_of_ones_own_is_given_labels_as_scikit_learn_gives_them() -> No
     assert Metric.resolve(auc, pets).score(y, p) == pytest.approx(sk.roc_auc_score(y, p[:, 1]))
 
 
+def test_a_scorer_may_name_its_labels_and_labels_may_be_numbers_and_text() -> None:
+    y, p, _ = multi()
+    abc = SimpleNamespace(kind="multiclass", classes=("a", "b", "c"))
+    named = np.array(["a", "b", "c"])
+    scorer = sk.make_scorer(sk.f1_score, average="macro", labels=["a", "b"])
+    expected = sk.f1_score(named[y], named[p.argmax(1)], average="macro", labels=["a", "b"])
+    assert Metric.resolve(scorer, abc).score(y, p) == pytest.approx(expected)
+    mixed = SimpleNamespace(kind="multiclass", classes=(1, "a", "b"))
+    assert Metric.resolve(sk.make_scorer(sk.accuracy_score), mixed).score(y, p) == np.mean(p.argmax(1) == y)
+
+
+@pytest.mark.parametrize("loss", [sk.log_loss, sk.brier_score_loss])
+def test_what_is_advised_for_a_loss_works(loss: Any) -> None:
+    y, p, _ = binary()
+    pets = SimpleNamespace(kind="binary", classes=("cat", "dog"))
+    with pytest.raises(UsageError, match='response_method="predict_proba"'):
+        Metric.resolve(loss, pets)
+    advised = sk.make_scorer(loss, greater_is_better=False, response_method="predict_proba")
+    if loss is sk.log_loss:
+        assert Metric.resolve(advised, pets).score(y, p) == pytest.approx(-sk.log_loss(y, p))
+    else:
+        assert Metric.resolve(advised, pets).score(y, p) == pytest.approx(-sk.brier_score_loss(y, p[:, 1]))
+
+
 def test_labels_of_numbers_and_text_keep_their_types() -> None:
     seen: list[Any] = []
 

@@ -127,6 +127,12 @@ def test_a_part_of_few_groups_says_little_so_that_all_are_scored() -> None:
         assert sorted(len(v) for _, v in split.folds) == [1000, 1000, 4000]
 
 
+def test_many_small_groups_beside_one_that_is_large_validate() -> None:
+    groups = np.concatenate([np.zeros(5000, int), 1 + np.arange(1000) // 10])
+    split = make_split(np.arange(6000) % 2, "binary", 0, groups=groups)
+    assert (len(split.train), len(split.validation) + len(split.holdout), split.folds) == (5000, 1000, ())
+
+
 def test_few_groups_of_a_large_table_are_scored_together() -> None:
     groups = np.repeat([0, 1, 2], [20_000, 5000, 5000])
     for seed in range(5):
@@ -140,7 +146,7 @@ def test_what_is_scored_of_many_groups_holds_several_of_them(count: int) -> None
     groups = np.arange(9000) % count
     for seed in range(5):
         split = make_split(np.arange(9000) % 2, "binary", seed, groups=groups)
-        for rows in [split.scored] if split.folds else [split.validation, split.holdout]:
+        for rows in [split.validation, split.holdout] if len(split.holdout) else [split.scored]:
             assert len(set(groups[rows].tolist())) >= 5
 
 
@@ -187,6 +193,19 @@ def test_rows_of_one_time_stand_on_one_side() -> None:
     split = make_split(np.arange(8000) % 2, "binary", 0, time=years)
     assert (set(years[split.train].tolist()), set(years[split.validation].tolist())) == ({0, 1, 2}, {3})
     assert not len(split.holdout)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [[1] * 2000 + [5999, 1], [6995, 5, 1000], [3990, 3990, 20], [1000] * 8],
+    ids=["last", "thin", "end", "even"],
+)
+def test_no_part_is_a_sliver_for_the_sake_of_its_times(counts: list[int]) -> None:
+    time = np.repeat(np.arange(len(counts)), counts)
+    split = make_split(np.arange(8000.0), "regression", 0, time=time)
+    assert len(split.train) >= 3000
+    assert len(split.validation) >= 600
+    assert len(split.holdout) == 0 or len(split.holdout) >= 500
 
 
 def test_where_most_rows_have_one_time_it_is_said() -> None:
