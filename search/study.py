@@ -41,6 +41,8 @@ NEW_SHARE = 0.5
 """The share of the time left that a trial may take where none of its family has completed or runs: another family says more
 than another variant.
 """
+RESORT_SECONDS = 0.7
+"""Kept back for a model made here as long as an executor of the user's has sent none."""
 LEAST_WALL, FIRST_WALL = 0.06, 0.3
 """A trial may take this share of the budget before it is killed, however little was predicted.
 
@@ -91,32 +93,39 @@ class Study(Record):
         `reckon` is called while trials run, so that none waits for it: to reckon the reserve anew.
         """
         pool = self.executor or ThreadPoolExecutor(self.setting.slots, thread_name_prefix="automl-trial")
+
+        def kept() -> float:
+            return reserve() + (RESORT_SECONDS if self.executor is not None and not self._has_model() else 0.0)
+
         try:
             reckon()
             more = True  # after many proposals that did not fit, none is asked for until a trial has ended
-            while not self._finished(reserve):
+            while not self._finished(kept):
                 while more and len(self._pending) < self.setting.slots:
-                    more = self._submit(pool, reserve)
+                    more = self._submit(pool, kept)
                 if not self._pending:
                     break
                 running = len(self._pending)
                 reckon()
-                self._collect(max(0.02, min(0.25, self.left() - reserve())))
+                self._collect(max(0.02, min(0.25, self.left() - kept())))
                 more = more or len(self._pending) < running
                 if self.setting.in_process:  # its trials have ended by now
                     reckon()
                 self.tell_listener("search")
             if self.interrupted:
                 log.warning("interrupted: the front so far is kept")
-            self._drain(reserve)
+            self._drain(kept)
             self.cancel.clear()
-            if not any(t.status == "completed" for t in self.trials):
+            if not self._has_model():
                 self._last_resort(pool)
         finally:
             self.cancel.set()
             if self.executor is None:
                 pool.shutdown(wait=False, cancel_futures=True)
         self.cancel.clear()
+
+    def _has_model(self) -> bool:
+        return any(t.status == "completed" for t in self.trials)
 
     def _finished(self, reserve: Callable[[], float]) -> bool:
         limits = self.setting.limits
@@ -163,7 +172,7 @@ class Study(Record):
             family, rows = self.setting.families[plan.family], self.rungs[rung]
             middle, high = self.cost.predict(family, plan, rows, self.setting.split.fits())
             trial = Trial(self.take_number(), plan, rows, rung, "skipped", point=tuple(point.items()))
-            first = not any(t.status == "completed" for t in self.trials)
+            first = not self._has_model()
             if plan.id in self.favoured:  # what others are held against, or likely the best: worth more than its share
                 dear = middle > 0.7 * room
             else:
