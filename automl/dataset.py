@@ -93,10 +93,7 @@ def read_frame(
     bad_rows: str = "error",
 ) -> pd.DataFrame:
     """The file as a pandas DataFrame, read by the same rules as `read_table`, but that codes with leading zeros are numbers."""
-    columns = _read(path, sep, decimal, encoding, bad_rows, {})[0]
-    with columns:
-        frame: pd.DataFrame = columns.frame()
-        return frame
+    return read_known(path, {}, sep=sep, decimal=decimal, encoding=encoding, bad_rows=bad_rows)[0]
 
 
 def read_known(

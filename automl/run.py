@@ -74,8 +74,9 @@ CELLS_ONE_AT_A_TIME = 5_000_000
 class Options:
     """What a run is asked to do. `budget_seconds` is inf when only `trials` bounds it; `start` is the monotonic start.
 
-    `elsewhere`: an executor runs the trials, on machines of which nothing is known. `extra` is what comes after the run and within its budget: (seconds to keep back, rows to score all models on). `bounds`
-    are the limits on models, by name: plans that are likely to break one are not promoted first.
+    `elsewhere`: an executor runs the trials, on machines of which nothing is known. `extra` is what comes after the run and within
+    its budget: (seconds to keep back, rows to score all models on). `bounds` are the limits on models, by name: plans that are
+    likely to break one are not promoted first.
     """
 
     metric: Metric
@@ -319,10 +320,8 @@ class Run:
             families = families[
                 :1
             ]  # nothing can be told from so few rows: the baseline it is, and the table warned of it
-        torch = any(f.needs == "torch" for f in families)
-        some: tuple[str, ...] = ("cpu",)
-        if torch:  # an executor's workers have the CPU, or what was asked for
-            some = devices(options.device) if executor is None else (options.device.replace("auto", "cpu"),)
+        # an executor's workers have the CPU, or what was asked for
+        some = devices(options.device) if executor is None else (options.device.replace("auto", "cpu"),)
         where = {f.name: devices_of(f, facts, some, 1 if slots > 1 else alone) for f in families}
         setting = Setting(
             data=data,
@@ -459,11 +458,9 @@ def share(options: Options, facts: Facts, executor: Executor | None, watch: Watc
         workers = getattr(executor, "_max_workers", options.jobs)
         return max(1, int(workers)), 1
     if options.trials is not None and math.isinf(options.budget_seconds) and not options.parallel_trials:
+        # a budget of trials is reproducible: nothing depends on which trial ends first
         small = facts.rows * facts.columns * facts.density < ONE_THREAD_CELLS
-        return (
-            1,
-            1 if small else options.jobs,
-        )  # a budget of trials is reproducible: nothing depends on which ends first
+        return 1, 1 if small else options.jobs
     if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
         return options.jobs, options.jobs
     return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())

@@ -18,7 +18,8 @@ DEVICES = ("auto", "cpu", "cuda")
 """Where a user may say that networks train; "auto" is wherever they can here, and the search tells which is worth it."""
 CUDA_START, CUDA_SHARE = 3.0, 0.2
 """Prior of a fit on a GPU, until the run has measured one: the seconds that CUDA takes to start in a new process, and the share of one
-core's time that the rest takes. On an H200 fits of some thousand rows took 3 to 5 s each beside 1 to 3 s on a core."""
+core's time that the rest takes. They are guesses: all that was measured is that on an H200 five networks of adult took 45 s, the first
+more than 20 of them, where a core made 15 (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)

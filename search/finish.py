@@ -20,7 +20,7 @@ from .bagging import Bagging
 from .ensemble import OF_FAMILY, at_other_rows, fit_of, of_many_families, select, together
 from .estimate import estimates, exchangeable, held_apart, scoring
 from .fitting import BlendJob, Result, blend_job
-from .forecast import Outlook, laws_of, run_kappa
+from .forecast import Outlook, laws_of, run_kappa, with_forecasts
 from .front import Floats, check, exact_front, noise, nondominated, thin
 from .growth import Growing
 from .leftovers import Leftovers
@@ -473,13 +473,11 @@ class Finish:
         """(n, m) the objectives as the models' laws forecast them at the target; what has no law is as it was measured."""
         setting, found = self.study.setting, []
         for model in models:
-            measured = model.measurement
-            entry = {"plan": model.plan.as_dict(), "laws": model.laws, **measured.as_dict()}
+            entry = {"plan": model.plan.as_dict(), "laws": model.laws, **model.measurement.as_dict()}
             outlook = Outlook(entry, setting.facts.columns, setting.facts.classes)
-            there: dict[str, Any] = {name: forecast.value for name, forecast in outlook.at(self.study.target).items()}
-            if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in there:
-                there["model_memory_bytes"] = measured.model_memory_bytes * there["size_bytes"] / measured.size_bytes
-            read = [value_of(objective, replace(measured, **there)) for objective in setting.objectives]
+            forecasts = {name: forecast.value for name, forecast in outlook.at(self.study.target).items()}
+            there = with_forecasts(model.measurement, forecasts)
+            read = [value_of(objective, there) for objective in setting.objectives]
             found.append([math.inf if value is None else value for value in read])
         return np.array(found)
 

@@ -190,11 +190,17 @@ def at_rows(trial: Trial, own: Sequence[Trial], family: Family, rows: int, colum
         except RefusalError:  # points that contradict the terms: the last one says most of what lies beyond it
             law = cost_law(source, trial.plan, family, columns, classes, counts[-1:], values[-1:])
         found[quantity] = value * law.at(rows).value / law.at(float(trial.rows)).value
-    if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
-        found["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes
     if measured.error is not None:
         found["error"] = _error_at(measured.error, trial, own, rows)
-    return replace(measured, **found)
+    return with_forecasts(measured, found)
+
+
+def with_forecasts(measured: Measurement, found: Mapping[str, float]) -> Measurement:
+    """The measurement with what was `found` for other rows in its place; the memory that is the model's goes with its size."""
+    there: dict[str, Any] = dict(found)
+    if measured.model_memory_bytes is not None and measured.size_bytes and "size_bytes" in found:
+        there["model_memory_bytes"] = measured.model_memory_bytes * found["size_bytes"] / measured.size_bytes
+    return replace(measured, **there)
 
 
 def _error_at(error: float, trial: Trial, own: Sequence[Trial], rows: int) -> float:

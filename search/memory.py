@@ -33,8 +33,8 @@ class MemoryLaw:
 
     `built` says what a fit on a number of rows builds (leaves, kept rows, the numbers of a step), as if every row made a leaf where
     the hyperparameters allow it; `filled` are the shares f of the rows that may. K, w and g by non-negative least squares on
-    relative errors, with a weak prior of w, `copies`, and of g where there are `built_bytes`, so that what was hidden under a floor at all measured rows still
-    grows beyond them. rows (k,) ascending; values (k,) positive bytes.
+    relative errors, with a weak prior of w, `copies`, and of g where there are `built_bytes`, so that what was hidden under a floor at
+    all measured rows still grows beyond them. rows (k,) ascending; values (k,) positive bytes.
 
     Raises RefusalError for values that are not positive, or that no such law comes near.
     """

@@ -252,7 +252,7 @@ def _by_time(y: NDArray[Any], task: str, seed: int, time: NDArray[Any]) -> Split
     if first is None:
         first, second = wanted, n - n_hold
         notes = (
-            "rows of one time are both trained on and scored: too many have the same time, and later ones may be harder",
+            "rows of one time are both trained on and scored: too many have the same time, and later ones may be harder.",
         )
     else:
         second = _nearest(apart, n - n_hold, first + max(1, n_val // 2), n - 1) or n

@@ -278,7 +278,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuses a run folder that exists or cannot be made, before anything slow is imported."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file, and a run folder is wanted: choose another")
-    if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
+    if out.exists() and not overwrite and any(out.iterdir()):
         raise UsageError(
             f"{out} exists: choose another --out, continue it with `automl resume {out}`, or pass --overwrite"
         )

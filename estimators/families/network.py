@@ -168,7 +168,12 @@ class Recipe:
 
 def batch_size(rows: int) -> int:
     """Rows a step: 32 to 4,096, a power of two near rows / 128, so that an epoch is some hundred steps on any table."""
-    return int(2 ** round(math.log2(min(4096.0, max(32.0, rows / 128)))))
+    return int(2 ** round(math.log2(wanted_batch(rows))))
+
+
+def wanted_batch(rows: int) -> float:
+    """`batch_size` before it is a power of two."""
+    return min(4096.0, max(32.0, rows / 128))
 
 
 def coslog4(t: float) -> float:

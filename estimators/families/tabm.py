@@ -23,7 +23,7 @@ from ..piecewise import Bins, Floats, edges_of, floats, folded_embedding
 from ..space import Choice, Float, Int, Space, Value
 from .linear import sigmoid, softmax
 from .neighbours import spread_rows
-from .network import INNER_ROWS, INNER_SHARE, Goal, batch_size, flat_cos, limited_threads
+from .network import INNER_ROWS, INNER_SHARE, Goal, batch_size, flat_cos, limited_threads, wanted_batch
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -126,7 +126,7 @@ class TabM(Family):
         """The activations of a step."""
         k, width, blocks = int(params.get("k", 32)), int(params.get("d_block", 128)), int(params.get("n_blocks", 2))
         inputs = max(1, columns) * (int(params.get("d_embedding", 16)) if int(params.get("n_bins", 48)) else 1)
-        return min(4096.0, max(32.0, rows / 128)) * k * (inputs + blocks * width)
+        return wanted_batch(rows) * k * (inputs + blocks * width)
 
     def build(
         self, params: Params, task: str, hardware: Hardware, seed: int, categorical: Sequence[int] = ()
