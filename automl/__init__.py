@@ -1,4 +1,4 @@
-"""Tabular AutoML that returns the whole Pareto front: deployable models, each measured as it is deployed.
+"""Tabular AutoML that returns a Pareto front: deployable models, each measured as it is deployed.
 
     model = automl.fit("train.csv", target="income", budget="5m")
     fast = model.front_.choose(max_latency="100us")
@@ -18,11 +18,24 @@ if TYPE_CHECKING:
     from .api import Budget as Budget
     from .api import fit as fit
     from .api import load as load
+    from .api import open_run as open_run
+    from .api import resume as resume
 
 __version__ = "0.1.0"
-__all__ = ["AutoMLClassifier", "AutoMLRegressor", "Budget", "__version__", "errors", "fit", "load", "runtime"]
+__all__ = [
+    "AutoMLClassifier",
+    "AutoMLRegressor",
+    "Budget",
+    "__version__",
+    "errors",
+    "fit",
+    "load",
+    "open_run",
+    "resume",
+    "runtime",
+]
 
-_API = ("fit", "load", "AutoMLClassifier", "AutoMLRegressor", "Budget")
+_API = ("fit", "load", "open_run", "resume", "AutoMLClassifier", "AutoMLRegressor", "Budget")
 _MODULES = ("errors", "runtime")
 
 

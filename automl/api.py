@@ -50,19 +50,17 @@ from .run import (
     Options,
     Rows,
     Run,
-    available_jobs,
     check_fingerprint,
     check_identity,
-    discard_unless_tried,
-    prepare_folder,
-    refuse_existing,
     warm_up,
 )
+from .run_folder import discard_unless_tried, prepare_folder, refuse_existing
+from .sharing import available_jobs
 
 if TYPE_CHECKING:
     from automl.estimators.table import Table
 
-__all__ = ["AutoMLClassifier", "AutoMLRegressor", "Budget", "fit", "load", "resume", "save"]
+__all__ = ["AutoMLClassifier", "AutoMLRegressor", "Budget", "fit", "load", "open_run", "resume", "save"]
 
 log = logging.getLogger("automl")
 
@@ -101,6 +99,7 @@ class _AutoML(BaseEstimator):
         n_jobs: int | None = None,
         executor: Executor | None = None,
         device: str = "auto",
+        engine: str = "auto",
         memory_limit: Any = None,
         random_state: Any = 0,
         run_dir: Any = None,
@@ -125,6 +124,7 @@ class _AutoML(BaseEstimator):
         self.n_jobs = n_jobs
         self.executor = executor
         self.device = device
+        self.engine = engine
         self.memory_limit = memory_limit
         self.random_state = random_state
         self.run_dir = run_dir
@@ -186,11 +186,10 @@ class _AutoML(BaseEstimator):
     ) -> Any:
         """Runs the search on a table; X is what the caller gave, None for a file."""
         options = self._options(table, start, extra)
-        limits = self._limits()
         for note in table.notes:
             log.info("%s", note)
         self._learn_shape(X, table)
-        self._finish(table, options, held, listener, dict(meta or {}), limits)
+        self._finish(table, options, held, listener, dict(meta or {}))
         return self
 
     def _options(self, table: Table, start: float, extra: tuple[float, float] = (0.0, 0.0)) -> Options:
@@ -210,15 +209,14 @@ class _AutoML(BaseEstimator):
             seed=seed_of(self.random_state),
             start=start,
             device=self.device,
+            engine=self.engine,
             elsewhere=self.executor is not None,
             extra=extra,
             target_rows=None if self.target_rows is None else units.count(self.target_rows, "target_rows"),
-            bounds=self._limits(),
+            bounds=read_limits(**{name: getattr(self, name) for name in LIMITS}),
         )
 
-    def _finish(
-        self, table: Table, options: Options, rows: Rows, listener: Any, meta: dict[str, Any], limits: dict[str, float]
-    ) -> None:
+    def _finish(self, table: Table, options: Options, rows: Rows, listener: Any, meta: dict[str, Any]) -> None:
         scratch = None
         if self.run_dir is None:
             scratch = Scratch("automl-run-")
@@ -245,8 +243,7 @@ class _AutoML(BaseEstimator):
             store.close()
         self.front_ = Front(folder, found, scratch)
         self._metric = options.metric
-        where = self.front_ if options.target_rows is None else self.front_.at(options.target_rows)
-        self.best_ = self.front_.get((where.within(limits) if limits else where[0]).id)
+        self.best_ = self.front_.choose()
 
     def _reopened(self, folder: Path, table: Table, options: Options, rows: Rows) -> tuple[Run, Store]:
         """The run in the folder, if it is the same experiment on the same data; without a `random_state` the seed is its own."""
@@ -262,9 +259,6 @@ class _AutoML(BaseEstimator):
             store.close()
             raise
         return run, store
-
-    def _limits(self) -> dict[str, float]:
-        return read_limits(**{name: getattr(self, name) for name in LIMITS})
 
     def _learn_shape(self, X: Any, table: Table) -> None:
         self.n_features_in_ = len(table.inputs)
@@ -360,14 +354,16 @@ class AutoMLClassifier(ClassifierMixin, _AutoML):
     n_jobs : cores to use, as joblib counts them; all by default.
     executor : any `concurrent.futures` executor; each task supervises its own isolated process.
     device : "cpu", "cuda" or "auto", for the families that train with torch; "auto" has both searched where there is a GPU.
+    engine : "auto", each model on the compiled engine or on onnxruntime, whichever is better, or "onnx", all on onnxruntime, for a
+        place that has no C compiler.
     memory_limit : hard cap on the memory of the trials that run at a time, bytes or text.
     random_state : seed. With `Budget(trials=)` and one job, a run is a function of it.
     run_dir, overwrite, resume : where the run is kept (default: a temporary folder that lives as long as the model).
 
     Attributes
     ----------
-    front_ : Front, the models from the most accurate to the cheapest.
-    best_ : Model, the most accurate within the limits, by which `predict` predicts.
+    front_ : Front, the models, the most accurate first.
+    best_ : Model, the most accurate within the limits (at the target rows, if there are any), by which `predict` predicts.
     classes_ : (K,) the labels in their original type.
     """
 
@@ -409,6 +405,20 @@ def fit(
     *,
     target: str | None = None,
     task: str | None = None,
+    budget: Any = DEFAULT_BUDGET,
+    metric: Any = None,
+    objectives: Sequence[Any] | None = None,
+    families: Sequence[Any] | None = None,
+    exclude: Sequence[str] | None = None,
+    strategy: str = "auto",
+    target_rows: Any = None,
+    max_latency: Any = None,
+    max_latency_p99: Any = None,
+    max_memory: Any = None,
+    max_size: Any = None,
+    max_training_time: Any = None,
+    max_training_memory: Any = None,
+    min_score: float | None = None,
     sample_weight: Any = None,
     groups: Any = None,
     time: Any = None,
@@ -416,10 +426,16 @@ def fit(
     X_val: Any = None,
     y_val: Any = None,
     reading: Mapping[str, Any] | None = None,
-    _start: float | None = None,
-    _listener: Callable[[Progress], None] | None = None,
-    _extra: tuple[float, float] = (0.0, 0.0),
-    **options: Any,
+    n_jobs: int | None = None,
+    executor: Executor | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    memory_limit: Any = None,
+    random_state: Any = 0,
+    run_dir: Any = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    **unknown: Any,
 ) -> Any:
     """Infers the task, searches within the budget, and returns a fitted AutoMLClassifier or AutoMLRegressor.
 
@@ -428,12 +444,38 @@ def fit(
     X : DataFrame, array or sparse matrix (n, d), or the path of a CSV or Parquet file, with `target` its target column.
     y : (n,) labels or values; or None if `target` names a column of X.
     task : "classification", "binary", "multiclass" or "regression", where the inferred one is wrong.
-    reading : options of `automl.dataset.read_table` for a file (sep, decimal, encoding, bad_rows, infinite, weights).
-    The others, and `options`, are those of `AutoMLClassifier`.
+    sample_weight, groups, time, splitter, X_val, y_val : as `AutoMLClassifier.fit` has them; of a file the first three are names of
+        its columns, and there are no X_val and y_val.
+    reading : options of `automl.dataset.read_table` for a file (sep, decimal, encoding, bad_rows, infinite).
+    The others are those of `AutoMLClassifier`.
 
     Raises UsageError for a wrong argument, DataError for wrong content, InfeasibleError if no model meets the limits.
     """
-    start = monotonic() if _start is None else _start
+    given = locals()
+    options = {name: given[name] for name in _AutoML().get_params() if name != "task"}
+    held = {name: given[name] for name in ("sample_weight", "groups", "time", "splitter", "X_val", "y_val")}
+    return fit_timed(X, y, target, task, held, reading, {**options, **unknown})
+
+
+def fit_timed(
+    X: Any,
+    y: Any,
+    target: str | None,
+    task: str | None,
+    held: Mapping[str, Any],
+    reading: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    start: float | None = None,
+    listener: Callable[[Progress], None] | None = None,
+    extra: tuple[float, float] = (0.0, 0.0),
+) -> Any:
+    """`fit` with the arguments that say how rows are `held` apart and weigh, and its `options`, by name.
+
+    `start` (monotonic) is when the budget began, `listener` is told of the progress, and `extra` is what comes after the run within
+    its budget (`Options.extra`).
+    """
+    start = monotonic() if start is None else start
     for word in OTHERS_BUDGET:
         if word in options:
             raise UsageTypeError(
@@ -451,39 +493,47 @@ def fit(
         refuse_existing(Path(options["run_dir"]), bool(options.get("overwrite")))
     warm_up(budget.seconds(), families)
     meta: dict[str, Any] = {}
+    weights, groups, time, splitter, X_val, y_val = (
+        held.get(name) for name in ("sample_weight", "groups", "time", "splitter", "X_val", "y_val")
+    )
     if isinstance(X, (str, Path)):
         if target is None:
             raise UsageError(f'target is not given: write fit("{X}", target="COLUMN")')
-        refuse_beside_a_file(
-            {"y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}, {"groups": groups, "time": time}
-        )
-        table, held = from_file(X, target, task, dict(reading or {}), groups, time, splitter)
-        meta = file_meta(X, target, task, dict(reading or {}), groups, time, splitter, options)
+        columns = {"sample_weight": weights, "groups": groups, "time": time}
+        refuse_beside_a_file({"y": y, "X_val": X_val, "y_val": y_val}, columns)
+        how = {**(reading or {}), **({} if weights is None else {"weights": weights})}
+        table, rows = from_file(X, target, task, how, groups, time, splitter)
+        meta = file_meta(X, target, task, how, groups, time, splitter, options)
         shape = None
     else:
         if reading is not None:
             raise UsageError("reading is for a file, and X is none: leave it out")
         X, y = split_target(X, y, target)
-        table, held = assemble(X, y, sample_weight, X_val, y_val, groups, time, splitter, task)
+        table, rows = assemble(X, y, weights, X_val, y_val, groups, time, splitter, task)
         shape = X
     model = (AutoMLRegressor if table.task.kind == "regression" else AutoMLClassifier)(task=task, **options)
-    return model._search(table, held, shape, start=start, listener=_listener, extra=_extra, meta=meta)
+    return model._search(table, rows, shape, start=start, listener=listener, extra=extra, meta=meta)
 
 
-def resume(
-    run_dir: str | Path,
-    budget: Any = None,
-    *,
-    _start: float | None = None,
-    _listener: Callable[[Progress], None] | None = None,
-) -> Any:
+def resume(run_dir: str | Path, budget: Any = None) -> Any:
     """Continues a run from a file that was interrupted or killed; no completed trial is lost. Returns the fitted model.
 
     `budget` is what may be spent from now on; by default what the run was given, less what it had spent.
     Raises DataError if the file changed, UsageError if the run's data was in memory (then call
     `automl.fit(X, y, run_dir=..., resume=True)`).
     """
-    start = monotonic() if _start is None else _start
+    return resume_timed(run_dir, budget)
+
+
+def resume_timed(
+    run_dir: str | Path,
+    budget: Any,
+    *,
+    start: float | None = None,
+    listener: Callable[[Progress], None] | None = None,
+) -> Any:
+    """`resume`, with what `fit_timed` is told besides."""
+    start = monotonic() if start is None else start
     folder = Path(run_dir)
     known = _stored(folder)
     if not known["source"]:
@@ -499,16 +549,10 @@ def resume(
     options = dict(known["options"]) | {"run_dir": str(folder), "resume": True}
     options["random_state"] = known["identity"]["seed"]
     options["budget"] = budget_left(Budget(**options.get("budget", {"time": DEFAULT_BUDGET})), known["elapsed"], budget)
-    return fit(
-        known["source"],
-        target=known["target"],
-        task=known["task"],
-        groups=known["groups"],
-        time=known["time"],
-        reading=known["reading"],
-        _start=start,
-        _listener=_listener,
-        **options,
+    held = {"groups": known["groups"], "time": known["time"]}
+    reading = known["reading"]
+    return fit_timed(
+        known["source"], None, known["target"], known["task"], held, reading, options, start=start, listener=listener
     )
 
 

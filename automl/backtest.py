@@ -108,15 +108,21 @@ def measured_curve(plan: Plan, counts: Sequence[int], data: Path, metric: Metric
 
 
 def held_out(
-    quantity: str, horizon: int, full: int, curves: Sequence[tuple[Plan, list[Trial]]], columns: int, classes: int
+    quantity: str,
+    horizon: int,
+    full: int,
+    curves: Sequence[tuple[Plan, list[Trial]]],
+    columns: int,
+    classes: int,
+    steps: Sequence[int] = (4, 2, 1),
 ) -> Backtest | None:
-    """The law of a quantity fitted at full / horizon rows and the two steps below, read at the full ones; None without a law."""
+    """The law of a quantity fitted at full / horizon rows and at those divided by `steps`, read at the full ones; None without a law."""
     forecasts: list[Forecast] = []
     measured: list[float] = []
     last: list[float] = []
     base = full // horizon
     for plan, curve in curves:
-        known = [t for t in curve if t.rows in (base // 4, base // 2, base)]
+        known = [t for t in curve if t.rows in [base // step for step in steps]]
         rows, values, deviations = law_points(quantity, known)
         truth = law_points(quantity, [t for t in curve if t.rows == full])[1]
         family = next(f for f in FAMILIES if f.name == plan.family)

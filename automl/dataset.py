@@ -326,12 +326,19 @@ class RaggedError(Exception):
     """pandas could not split the text into records."""
 
 
-def parse(stream: IO[Any], name: str, dialect: Dialect, texts: Texts) -> Any:
-    """The stream's CSV by pandas' C parser, each column's type from all of its cells but for `texts`."""
+def parse(
+    stream: IO[Any], name: str, dialect: Dialect, texts: Texts, only: Collection[str] | None = None
+) -> Any:
+    """The stream's CSV by pandas' C parser, or its columns `only`, each column's type from all of its cells but for `texts`."""
     import pandas as pd
 
     with parsing(name, dialect):
-        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str) or None, **csv_options(dialect, texts))
+        frame = pd.read_csv(
+            stream,
+            dtype=dict.fromkeys(texts, str) or None,
+            usecols=None if only is None else list(only),
+            **csv_options(dialect, texts),
+        )
     as_levels(frame, texts, dialect.decimal)
     return frame.reset_index(drop=True) if dialect.extra == "names" else frame
 

@@ -37,7 +37,7 @@ class Dialect:
     """`sep` separates fields, `decimal` the fraction; `header` are the names; `padded` says whether blanks follow separators.
 
     `extra` is "" or what the one field more that every record has is: "trailing" (a separator ends each line) or "names"
-    (unnamed row names stand first).
+    (unnamed row names stand first); `doubt` says why "names" may be wrong: decimal commas without quotes look the same.
     """
 
     sep: str
@@ -48,6 +48,7 @@ class Dialect:
     notes: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     """Columns of codes with leading zeros, as far as was looked: they are no numbers."""
+    doubt: str = ""
 
     @property
     def fields(self) -> int:
@@ -94,13 +95,14 @@ def sniff(stream: IO[bytes], name: str, sep: str | None = None, decimal: str | N
         notes.append(f"{name} has decimal commas.")
     if rows and len(header) > 1 and all(_is_number(field) for field in header):
         notes.append(f"the first line of {name} looks like data; it is taken for the header.")
-    extra = _extra(header, rows)
+    extra, doubt = _extra(header, rows), ""
     if extra == "names":
-        notes.append(
-            f"the rows of {name} have one field more than the header: the first is taken for row names and left out."
-        )
+        found = f"the rows of {name} have one field more than the header"
+        if decimal is None and chosen == "," and _may_be_decimal_commas(rows):
+            doubt = f"{found}, and may have decimal commas without quotes (the first: {shown(chosen.join(rows[0]))})"
+        notes.append(f"{doubt or found}: the first is taken for row names and left out.")
     codes = () if extra == "names" else tuple(name for place, name in enumerate(header) if _are_codes(rows, place))
-    return Dialect(chosen, decimal or ".", tuple(header), padded, extra, tuple(notes), codes)
+    return Dialect(chosen, decimal or ".", tuple(header), padded, extra, tuple(notes), codes, doubt)
 
 
 def _one_character(value: str | None, option: str) -> str | None:
@@ -175,6 +177,12 @@ def _has_decimal_comma(rows: Sequence[Sequence[str]]) -> bool:
     commas = [c for c in cells if _DECIMAL_COMMA.match(c)]
     points = [c for c in cells if _DECIMAL_POINT.match(c)]
     return any(not _THOUSANDS.match(c) for c in commas) and all(_THOUSANDS.match(c.replace(".", ",")) for c in points)
+
+
+def _may_be_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether two neighbouring cells are in every row what a number with a comma falls into."""
+    places = range(len(rows[0]) - 1)
+    return any(all(_DECIMAL_COMMA.match(f"{row[i]},{row[i + 1]}") for row in rows) for i in places)
 
 
 def _are_codes(rows: Sequence[Sequence[str]], place: int) -> bool:

@@ -5,6 +5,7 @@ A new format is one file in `exporters/` and one word in `exporters/__init__.py`
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -47,12 +48,21 @@ def refuse_options(name: str, options: Mapping[str, Any], known: Iterable[str] =
 
 
 def free(destination: Path) -> Path:
-    """The destination; UsageError if something is there already (an empty folder is fine)."""
+    """The destination; UsageError if something is there already (an empty folder is fine), or nothing can be."""
     from automl.estimators.errors import UsageError
 
-    empty_folder = destination.is_dir() and not destination.suffix and not any(destination.iterdir())
-    if (destination.exists() or destination.is_symlink()) and not empty_folder:
+    try:
+        empty_folder = destination.is_dir() and not destination.suffix and not any(destination.iterdir())
+        taken = (destination.exists() or destination.is_symlink()) and not empty_folder
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(f"{destination} cannot be written: {error.strerror}") from None
+    if taken:
         raise UsageError(f"{destination} exists already; name another path or remove it first")
+    above = next(folder for folder in destination.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UsageError(f"{destination} cannot be written: {above} is no folder; name another path")
     return destination
 
 

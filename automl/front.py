@@ -1,4 +1,4 @@
-"""The front of a run: its models from the most accurate to the cheapest, each one deployable and measured as deployed."""
+"""The front of a run: its models, the most accurate first, each one deployable and measured as deployed."""
 
 from __future__ import annotations
 
@@ -160,6 +160,11 @@ class Front(Sequence[Model]):
     def __getitem__(self, index: int | slice) -> Model | Sequence[Model]:
         return self._models[index]
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that the run was given, by name, in seconds, bytes and score."""
+        return dict(self.found.get("limits", {}))
+
     def get(self, name: str) -> Model:
         """The model with the id `name`. Raises UsageError naming the ids there are."""
         for model in self._models:
@@ -184,10 +189,12 @@ class Front(Sequence[Model]):
         """The model within the limits that is most accurate, at the knee, or cheapest within `tolerance` of the best error.
 
         Times are seconds or text ("1ms", "100us"), sizes bytes or text ("50MB"); `max_latency` is the one-row p50,
-        `max_memory` the serving memory above a bare interpreter. `cost` is the objective that "cheapest_within" minimises.
+        `max_memory` the serving memory above a bare interpreter. A limit that the run was given holds unless another value is
+        given here, and with target rows all are held against what is forecast there. `cost` is the objective that
+        "cheapest_within" minimises; the knee is that of the run's objectives.
         Raises InfeasibleError, naming the nearest models and the limit to lift: a limit is never relaxed.
         """
-        limits = read_limits(
+        given = read_limits(
             max_latency=max_latency,
             max_latency_p99=max_latency_p99,
             max_memory=max_memory,
@@ -196,14 +203,19 @@ class Front(Sequence[Model]):
             max_training_memory=max_training_memory,
             min_score=min_score,
         )
-        return self.within(limits, prefer=prefer, tolerance=tolerance, cost=cost)
+        limits, target = {**self.limits, **given}, self.found.get("target_rows")
+        if target and "at_rows" not in self.found:
+            return self.get(self.at(target)._choose(limits, prefer, tolerance, cost).id)
+        return self._choose(limits, prefer, tolerance, cost)
 
-    def within(
-        self, limits: Mapping[str, float], prefer: str = "accuracy", tolerance: float = 0.01, cost: str = "latency"
-    ) -> Model:
-        """`choose` with limits that are in seconds, bytes and score already."""
+    def _choose(self, limits: Mapping[str, float], prefer: str, tolerance: float, cost: str) -> Model:
+        """`choose` among these models, with limits in seconds, bytes and score."""
         from automl.search.front import choose
+        from automl.search.objectives import DEFAULT, OBJECTIVES
         from automl.search.trial import Measurement
+
+        wanted = self.found.get("objectives", [])
+        own = tuple(o for o in OBJECTIVES if o.name in wanted)  # the caller's own cannot be read from a stored run
 
         greater = bool(self.found["greater_is_better"])
         held = [m.entry for m in self._models]
@@ -219,6 +231,7 @@ class Front(Sequence[Model]):
             tolerance=tolerance,
             cost=cost,
             names=[m.id for m in self._models],
+            objectives=own or DEFAULT,
             greater_is_better=greater,
         )
         return self._models[index]
@@ -255,7 +268,7 @@ class Front(Sequence[Model]):
             if "test_score" in e:
                 row["test_score"] = e["test_score"]
             row |= {name: None if e.get(key) is None else e[key] * factor for key, (name, factor) in UNITS.items()}
-            row |= {"training_rows": e["rows"], "input_columns": e["columns"]}
+            row |= {"training_rows": e["rows"], "input_columns": e["columns"], "engine": e["engine"]}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -324,6 +337,7 @@ class Front(Sequence[Model]):
             "training",
             "rows",
             "columns",
+            "engine",
         ]
         test = any("test_score" in m.entry for m in self._models)
         if test:
@@ -344,6 +358,7 @@ class Front(Sequence[Model]):
                 shown(e["training_seconds"], show_seconds),
                 f"{e['rows']:,}",
                 str(e["columns"]),
+                e["engine"],
             ]
             if test:
                 cells.insert(4, show_score(e["test_score"]) if "test_score" in e else "")

@@ -190,7 +190,7 @@ def seed_of(random_state: Any) -> int:
 
 def refuse_beside_a_file(arrays: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
     """Raises UsageError for what a file cannot be given with: arrays of rows, and columns that are not named."""
-    instead = {"y": "target", "sample_weight": 'reading={"weights": "COLUMN"}', "X_val": "groups, time or splitter"}
+    instead = {"y": "target", "X_val": "groups, time or splitter"}
     for name, value in arrays.items():
         if value is not None:
             raise UsageError(

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from automl.estimators import native
 from automl.estimators.errors import DataError, InfeasibleError, ResourceError, UsageError
-from automl.estimators.family import Facts, Family
-from automl.estimators.hardware import DEVICES, Watch, cpu_count, detect, devices, undisturbed
+from automl.estimators.family import Family
+from automl.estimators.hardware import DEVICES, Watch, detect, devices
 from automl.search.agenda import first_plans
 from automl.search.cost import CostModel, devices_of
 from automl.search.estimate import exchangeable
@@ -36,15 +36,18 @@ from automl.search.metric import Metric
 from automl.search.objective import Objective
 from automl.search.plan import Plan, branches, single_of
 from automl.search.record import Losses, failures
-from automl.search.refits import ONE_THREAD_CELLS, Finalist
+from automl.search.refits import Finalist
 from automl.search.setting import Limits, Progress, Setting
 from automl.search.space import complete
 from automl.search.split import FEWEST, Split, make_split
-from automl.search.store import Store, held
+from automl.search.store import Store
 from automl.search.strategies import by_name
 from automl.search.study import Study
 from automl.search.trial import Measurement
 from automl.search.worker import start_server
+
+from .run_folder import link
+from .sharing import kept_share, share, share_memory
 
 if TYPE_CHECKING:
     from automl.estimators.table import Table
@@ -58,16 +61,12 @@ COMPILED_FROM = 10.0
 """From this wall budget on models are offered on the compiled engine as well: measuring both takes time."""
 NETWORK_FROM = 30.0
 """From this wall budget on a family that needs torch is searched: importing torch takes seconds."""
-LOCK = "run.db.lock"
-"""What a folder may hold and still be empty: the store's lock file, which outlives what it locked."""
+ENGINES = ("auto", "onnx")
+"""What models may be served on: both engines, or onnxruntime alone."""
 FALLEN = 0.01
 """A resumed run keeps the front that it had where the new one's most accurate model has an error larger by more than this share."""
-LEAST_MEMORY = 64_000_000
-"""Bytes that a trial needs at the least; under it fewer run at a time."""
 RECORD_CELLS = 400_000
 """Cells of the raw rows that latency is measured on, at the most: every trial reads them."""
-CELLS_ONE_AT_A_TIME = 5_000_000
-"""From this many training cells on, one trial runs at a time with all threads; below it one trial a core with one thread."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class Options:
     seed: int
     start: float
     device: str = "auto"
+    engine: str = "auto"
     elsewhere: bool = False
     extra: tuple[float, float] = (0.0, 0.0)
     target_rows: int | None = None
@@ -132,49 +132,16 @@ def _make_library() -> None:
         native.library()
 
 
-def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """Raises UsageError if the run folder exists, unless it is a run's and `overwrite` says so."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file, and a run folder is wanted: choose another --out")
-    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-        if not overwrite:
-            raise UsageError(
-                f"run folder {folder} exists: choose another --out, continue it with `automl resume {folder}`, or pass --overwrite"
-            )
-        if not (folder / "run.db").exists():
-            raise UsageError(f"{folder} holds files and no run.db, so it is no run folder: choose another --out")
-
-
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Makes the run folder, emptied of an earlier run where `overwrite` says so. Raises UsageError as `refuse_existing`."""
-    refuse_existing(folder, overwrite)
-    if (folder / "run.db").exists():
-        with held(folder / "run.db"):
-            clear_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"run folder {folder} cannot be made: {error.strerror or error}") from error
-
-
-def clear_folder(folder: Path) -> None:
-    """Removes a run whose lock is held, run.db last: what a kill leaves is still a run's folder, or an empty one."""
-    for name in ("models", "data"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("run.db-shm", "run.db-wal", "run.db"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def discard_unless_tried(folder: Path, store: Store) -> None:
-    """Closes the store of a new run that failed, and removes the run if it has no trial: it can be called for again."""
-    tried = bool(store.trials())
-    store.close()
-    if not tried:
-        with held(folder / "run.db"):
-            clear_folder(folder)
-            (folder / LOCK).unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+def check_foreseen(bounds: Mapping[str, float], budget_seconds: float) -> None:
+    """Raises UsageError for limits at target rows that no model can meet, since no law tells what it will have there."""
+    if "max_latency_p99" in bounds:
+        raise UsageError(
+            "max_latency_p99 is not forecast, and limits are held against the target rows: give max_latency, or leave one of the two out"
+        )
+    if budget_seconds < IN_PROCESS_BELOW and set(bounds) - {"min_score"}:
+        raise UsageError(
+            f"limits at target rows need laws, which are fitted in a budget of {IN_PROCESS_BELOW:.0f} s or more: it is {budget_seconds:.3g} s"
+        )
 
 
 def usable(families: Sequence[Family], task: str, budget_seconds: float) -> tuple[Family, ...]:
@@ -221,6 +188,10 @@ class Run:
             raise UsageError(f"device is {options.device!r}: it is one of {', '.join(DEVICES)}")
         if options.device == "cuda" and not options.elsewhere:
             devices("cuda")  # refused at once where it cannot be had
+        if options.engine not in ENGINES:
+            raise UsageError(f"engine is {options.engine!r}: it is one of {', '.join(ENGINES)}")
+        if options.target_rows is not None:
+            check_foreseen(options.bounds, options.budget_seconds)
         self.searched = usable(options.families, table.task.kind, options.budget_seconds)
         self.strategy = by_name(options.strategy)
         self.table = table
@@ -285,10 +256,11 @@ class Run:
                 found = former
             elif finalists:
                 found = self._object(study, self._keep(study, finalists, former))
-                store.set_meta("front", found)  # from here on the new front is the run's; before, the former one was
             else:
                 found = former or {}
                 log.warning("no model could be finished in the time: the run keeps the front that it had")
+            found = {**found, "target_rows": self.options.target_rows, "limits": dict(self.options.bounds)}
+            store.set_meta("front", found)  # from here on a new front is the run's; before, the former one was
             store.set_meta("interrupted", study.interrupted)
             self._discard_models(found)
             shutil.rmtree(data, ignore_errors=True)
@@ -315,6 +287,11 @@ class Run:
         slots, alone = kept_share(store, share(options, facts, executor, self.watch), options, executor)
         slots, memory = share_memory(options, slots, executor)
         in_process = options.budget_seconds < IN_PROCESS_BELOW
+        if in_process and options.memory_bytes is not None:
+            log.warning(
+                "the memory limit does not hold: in a budget under %.0f s the two simplest families are fitted in this process",
+                IN_PROCESS_BELOW,
+            )
         families = list(self.searched[:2] if in_process else self.searched)
         if table.rows < FEWEST:
             families = families[
@@ -339,6 +316,7 @@ class Run:
             start=options.start,
             in_process=in_process,
             devices=where,
+            compiled=options.engine == "auto",
             target_rows=options.target_rows,
             ensembles=options.ensembles,
             bounds=options.bounds,
@@ -419,7 +397,7 @@ class Run:
             "metric": setting.metric.name,
             "greater_is_better": setting.metric.greater_is_better,
             "rows": setting.facts.rows,
-            "target_rows": self.options.target_rows,
+            "objectives": [objective.name for objective in setting.objectives],
             "columns": setting.facts.columns,
             "classes": setting.facts.classes,
             "threads": study.store.get_meta("threads"),
@@ -448,56 +426,6 @@ def fell_behind(finalists: Sequence[Finalist], former: Sequence[Mapping[str, Any
 
 def _knows_days(plan: Mapping[str, Any]) -> bool:
     return plan["view"]["dates"] == "days" or any(_knows_days(member["plan"]) for member in plan["members"])
-
-
-def share(options: Options, facts: Facts, executor: Executor | None, watch: Watch) -> tuple[int, int]:
-    """(trials at a time, threads of each): a trial a core on small tables, all threads to one trial on large ones; there as
-    many as others leave cores to it.
-    """
-    if executor is not None:
-        workers = getattr(executor, "_max_workers", options.jobs)
-        return max(1, int(workers)), 1
-    if options.trials is not None and math.isinf(options.budget_seconds) and not options.parallel_trials:
-        # a budget of trials is reproducible: nothing depends on which trial ends first
-        small = facts.rows * facts.columns * facts.density < ONE_THREAD_CELLS
-        return 1, 1 if small else options.jobs
-    if facts.rows * facts.columns * facts.density < CELLS_ONE_AT_A_TIME:
-        return options.jobs, options.jobs
-    return 1, options.jobs if options.jobs == 1 else undisturbed(options.jobs, watch.free())
-
-
-def kept_share(store: Store, now: tuple[int, int], options: Options, executor: Executor | None) -> tuple[int, int]:
-    """The share that the run began with, as far as there are as many cores now: the space of its trials depends on it."""
-    known = store.get_meta("share")
-    if known is None:
-        store.set_meta("share", now)
-        return now
-    slots, threads = (min(int(value), options.jobs) for value in known)
-    return (now[0] if executor is not None else slots), threads
-
-
-def link(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the disk knows no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def share_memory(options: Options, slots: int, executor: Executor | None = None) -> tuple[int, int | None]:
-    """(trials at a time, hard cap of each in bytes): together they keep to the user's limit, or 80 % of what is available.
-
-    Fewer run at a time where each would have under 64 MB. Where only trials are counted, a run doesn't depend on the
-    moment: it is 80 % of all memory. An executor's workers may be other machines, of whose memory nothing is known: a trial there
-    has no cap but the user's, which is each one's.
-    """
-    if executor is not None:
-        return slots, options.memory_bytes
-    machine = detect()
-    free = machine.memory_bytes if math.isinf(options.budget_seconds) else machine.available_bytes
-    whole = options.memory_bytes if options.memory_bytes is not None else int(0.8 * free)
-    slots = max(1, min(slots, whole // LEAST_MEMORY))
-    return slots, whole // slots
 
 
 def write_data(data: Path, table: Table, split: Split) -> list[dict[str, Any]]:
@@ -589,20 +517,3 @@ def check_fingerprint(store: Store, table: Table) -> None:
         raise DataError(
             f"the data of the run changed: its fingerprint was {known}, now it is {table.fingerprint()}; start a new run"
         )
-
-
-def available_jobs(n_jobs: int | None, *, here: bool = True) -> int:
-    """Cores to use: all that affinity and cgroups allow, or what joblib's parallel_config says, or `n_jobs` as joblib reads it; where
-    trials run `here` never more than there are: a fit on more threads than cores waits at each barrier.
-    """
-    from joblib.parallel import get_active_backend
-
-    if n_jobs is None:
-        _, configured = get_active_backend()
-        n_jobs = configured if configured not in (None, 1) else -1
-    cores = cpu_count()
-    if n_jobs == 0:
-        raise UsageError("n_jobs is 0: give a number of cores, or -1 for all")
-    if here and n_jobs > cores:
-        log.warning("%d jobs are more than the %d cores that may be used here: it is %d", n_jobs, cores, cores)
-    return max(1, cores + 1 + n_jobs) if n_jobs < 0 else min(n_jobs, cores) if here else n_jobs

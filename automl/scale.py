@@ -71,7 +71,9 @@ def certainly_dominated(entries: Sequence[Mapping[str, Any]]) -> list[bool]:
     known = [bounds(entry) for entry in entries]
 
     def beats(a: list[tuple[float, float]] | None, b: list[tuple[float, float]] | None) -> bool:
-        return a is not None and b is not None and all(x[1] < y[0] for x, y in zip(a, b, strict=True))
+        if a is None or b is None or a == b:
+            return False
+        return all(x[1] < y[0] or x == y for x, y in zip(a, b, strict=True))
 
     return [any(beats(other, own) for other in known) for own in known]
 

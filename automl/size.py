@@ -111,7 +111,7 @@ def size(
 
     `entry` may be a forecast at more rows; its p99, which no law forecasts, moves with its p50 from the `measured` one.
     """
-    median = entry["latency_p50_seconds"]
+    median, p50, p99 = entry["latency_p50_seconds"], measured["latency_p50_seconds"], measured["latency_p99_seconds"]
     known: dict[str, Any] = {"id": entry["id"], "family": entry["family"], "score": entry.get("score")}
     training: dict[str, Any] = {name: entry.get(name) for name in ("training_seconds", "training_memory_bytes")}
     training["usd_per_training"] = _training_cost(entry, prices)
@@ -127,10 +127,11 @@ def size(
             "usd_per_million",
         )
     )
+    if p50 is None or p99 is None:
+        return Size(**known, **nothing, **training, reason="its p99 was not measured: `automl verify` measures it")
     if median is None or entry.get("serving_memory_bytes") is None:
         return Size(**known, **nothing, **training, reason="its latency or memory has no law to forecast it by")
-    p99 = measured["latency_p99_seconds"] * median / measured["latency_p50_seconds"]
-    service = Service(median, max(p99, median), overhead)
+    service = Service(median, max(p99 * median / p50, median), overhead)
     cores = cores_for(rate, service, most, MOST_BUSY)
     if cores is None:
         alone = response(1, 1e-9, service)

@@ -2,7 +2,7 @@
 
 pandas takes a CSV column's type from all of its cells: "01" is a number where every other cell is one, and text where one is
 not. So a file of more than one chunk is read twice, first for the types. Where the types of the chunks do not settle that of
-the whole (whole numbers beyond 64 bits), that one column is kept as a whole.
+the whole (whole numbers beyond 64 bits), that one column is kept as a whole if a model uses it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ class Chunks:
     """An opened file: iterating gives its chunks in order, as often as asked.
 
     `first` is the number of the first row of data where the header, if there is one, is row 1; `text` are those of the
-    `columns` that may hold anything but numbers.
+    `columns` that may hold anything but numbers; `notes` say how the file was read.
     """
 
     name: str
     first = 1
     columns: list[str]
     text: frozenset[str]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         raise NotImplementedError
@@ -67,13 +68,15 @@ def open_chunks(
 ) -> Iterator[Chunks]:
     """The file ("-": standard input) in chunks of about CELLS cells, or of `rows` rows; of Parquet only the columns `used`.
 
-    `texts` are the columns of a CSV that are read as text whatever their cells look like: those of `text_columns`. Raises what `read_frame` raises, before the first chunk: a CSV has been read to its end by then.
+    `texts` are the columns of a CSV that are read as text whatever their cells look like: those of `text_columns`. Raises what
+    `read_frame` raises, before the first chunk: a CSV has been read to its end by then; and DataError where it is not sure that
+    the first cells are row names, since the columns would be other ones than in training.
     """
     with open_source(path, encoding) as source:
         yield (
             _Parquet(source, used, rows)
             if source.kind == "parquet"
-            else _Csv(source, dialect_of(source, sep, decimal), texts or {}, rows)
+            else _Csv(source, dialect_of(source, sep, decimal), used, texts or {}, rows)
         )
 
 
@@ -117,6 +120,11 @@ def check_cells(model: runtime.Model, chunks: Chunks) -> None:
 def dialect_of(source: Source, sep: str | None, decimal: str | None) -> Dialect:
     found = sniff(source.rewind(), source.name, sep, decimal)
     check_header(source.name, found)
+    if found.doubt:
+        raise DataError(
+            f"{found.doubt}: quote such cells, or write the file with another separator (--sep); where the first cell of a row "
+            "is its name, name that column in the header, or say --decimal ."
+        )
     return found
 
 
@@ -131,8 +139,11 @@ _NUMBERS: tuple[set[str], ...] = (set(), {"int64"}, {"float64"}, {"int64", "floa
 class _Csv(Chunks):
     first = 2
 
-    def __init__(self, source: Source, dialect: Dialect, texts: Texts, rows: int | None) -> None:
+    def __init__(
+        self, source: Source, dialect: Dialect, used: Sequence[str], texts: Texts, rows: int | None
+    ) -> None:
         self.name, self._source, self._dialect, self._texts = source.name, source, dialect, texts
+        self.notes, self._used = (*source.notes, *dialect.notes), frozenset(used)
         self._rows = _chunk_rows(self._dialect.fields, rows)
         self._types: dict[str, Any] = dict.fromkeys(texts, str)
         self._whole: dict[str, Any] = {}
@@ -169,13 +180,14 @@ class _Csv(Chunks):
         for name, found in kinds.items():
             known = found - {"empty"}
             if known & {"uint64", "bigint"} and found != {"uint64"}:
-                beyond.append(name)
+                if not self._used or name in self._used:
+                    beyond.append(name)
             elif (known == {"int64"} and "empty" in found) or known == {"int64", "float64"}:
                 self._types[name] = "float64"
             elif len(known) > 1 and known != {"bool", "bools"}:  # numbers here and booleans there are text as well
                 self._types[name] = str
         if beyond:
-            whole = parse(self._source.rewind(), self.name, self._dialect, {})
+            whole = parse(self._source.rewind(), self.name, self._dialect, {}, beyond)
             self._whole = {name: whole[name] for name in beyond}
 
     def _read(self) -> Iterator[pd.DataFrame]:
@@ -227,7 +239,7 @@ def _kind(column: Any) -> str:
 
 class _Parquet(Chunks):
     def __init__(self, source: Source, used: Sequence[str], rows: int | None) -> None:
-        self.name = source.name
+        self.name, self.notes = source.name, tuple(source.notes)
         self._opened = open_parquet(source)
         self.columns = self._opened.names
         wanted = set(used)

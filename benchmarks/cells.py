@@ -268,9 +268,10 @@ def make_study(
     start: float,
 ) -> Study:
     """A study as `automl.fit` makes it, not yet run: the benchmark changes how it begins and what becomes of its trials."""
-    from automl.run import Options, Run, available_jobs
+    from automl.run import Options, Run
     from automl.search.metric import Metric
     from automl.search.objectives import DEFAULT
+    from automl.sharing import available_jobs
 
     options = Options(
         metric=Metric.resolve(None, parts.table.task),

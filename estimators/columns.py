@@ -27,6 +27,7 @@ from .runtime import (
     read_dates,
     shown,
     text_counts,
+    text_of,
 )
 
 KINDS = ("numeric", "categorical", "date", "text", "sparse")
@@ -243,9 +244,11 @@ def _from_levels(name: str, values: Any, decimal: str | None, row_of: Callable[[
         and all(isinstance(c, numbers.Real) and not isinstance(c, (bool, np.bool_)) for c in cells)
     ):
         return _categorical(name, codes, cells, [])  # numbers that the user made categories
-    return _from_objects(name, codes, cells, texts, decimal) or _categorical(
-        name, codes, cells, _odd_note(name, codes, cells, row_of)
-    )
+    reading = _from_objects(name, codes, cells, texts, decimal)
+    if reading is not None:
+        return reading
+    notes = _odd_note(name, codes, cells, row_of)
+    return _categorical(name, *(codes, cells) if fixed else _by_level(values, codes, cells), notes)
 
 
 def _distinct(name: str, values: Any) -> tuple[NDArray[Any], list[Any], bool]:
@@ -259,7 +262,7 @@ def _distinct(name: str, values: Any) -> tuple[NDArray[Any], list[Any], bool]:
             True,
         )
     try:
-        codes, uniques = pd.factorize(values if values.dtype.kind != "S" else values.astype(str))
+        codes, uniques = pd.factorize(values if values.dtype.kind != "S" else values.astype(object))
     except TypeError as error:
         for row, cell in enumerate(values):
             try:
@@ -269,7 +272,22 @@ def _distinct(name: str, values: Any) -> tuple[NDArray[Any], list[Any], bool]:
                     f"column {shown(name)} holds a {type(cell).__name__} in row {row}: {shown(cell)}; a cell must be a number, text, a date or missing"
                 ) from None
         raise DataTypeError(f"column {shown(name)} of type {values.dtype} cannot be read: {error}") from None
-    return codes, (uniques.tolist() if hasattr(uniques, "tolist") else list(uniques)), False
+    cells = uniques.tolist() if hasattr(uniques, "tolist") else list(uniques)
+    return codes, [text_of(c) if isinstance(c, bytes) else c for c in cells], False
+
+
+def _by_level(
+    values: Any, codes: NDArray[np.int32], cells: Sequence[Any]
+) -> tuple[NDArray[np.int32], list[Any]]:
+    """(codes, cells) where equal cells of two levels are told apart: True and 1, 2.5 and Decimal("2.50")."""
+    import pandas as pd
+
+    rows = np.flatnonzero(np.array([*(not isinstance(c, str) for c in cells), False])[codes])
+    levels = [level_of(c) for c in np.asarray(values, object)[rows]]
+    found, distinct = pd.factorize(np.array(levels, object))
+    codes = codes.copy()
+    codes[rows] = found + len(cells)
+    return codes, [*cells, *distinct]
 
 
 def _from_objects(

@@ -83,6 +83,11 @@ def shown(value: object, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def text_of(value: bytes) -> str:
+    """Bytes as the text that they are read as: UTF-8, with escapes for what is none."""
+    return value.decode("utf-8", "backslashreplace")
+
+
 def is_missing(value: object) -> bool:
     """Whether a cell is missing: None, NaN, pandas' NA and NaT, "", white space and the strings of `NA_STRINGS`.
 
@@ -92,6 +97,8 @@ def is_missing(value: object) -> bool:
         return True
     if isinstance(value, str):
         return value in NA_STRINGS or not value or value.isspace()
+    if isinstance(value, bytes):
+        return is_missing(text_of(value))
     if type(value).__name__ in ("NAType", "NaTType"):
         return True
     try:
@@ -107,6 +114,17 @@ def name_of(label: object) -> str:
     return str(label)
 
 
+def labels_by_name(labels: Iterable[Any]) -> dict[str, Any]:
+    """Labels of columns by their names (`name_of`); where 1 and "1" are both there, the string is the one that is meant."""
+    known: dict[str, Any] = {}
+    for label in labels:
+        if isinstance(label, str):
+            known[label] = label
+        else:
+            known.setdefault(name_of(label), label)
+    return known
+
+
 def level_of(value: object) -> str:
     """The canonical level string of a category that is not missing: True is "True", 3 and 3.0 are "3", 0.5 is "0.5"."""
     if isinstance(value, str):
@@ -118,7 +136,7 @@ def level_of(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         number = float(value)
         return str(int(number)) if number.is_integer() else repr(number)
-    return str(value)
+    return text_of(value) if isinstance(value, bytes) else str(value)
 
 
 def _plain_number(text: str) -> float:
@@ -184,8 +202,8 @@ def number_reader(parse: Mapping[str, Any]) -> Callable[[object], float]:
 
     def read(value: object) -> float:
         try:
-            if isinstance(value, str):
-                return text_reader(value)
+            if isinstance(value, (str, bytes)):
+                return text_reader(value if isinstance(value, str) else text_of(value))
             return float(value)  # type: ignore[arg-type]
         except OverflowError:
             return math.inf if value > 0 else -math.inf  # type: ignore[operator]
@@ -229,8 +247,8 @@ def date_reader(parse: Mapping[str, Any]) -> Callable[[object], float]:
 
     def read(value: object) -> float:
         try:
-            if isinstance(value, str):
-                return read_text(value)
+            if isinstance(value, (str, bytes)):
+                return read_text(value if isinstance(value, str) else text_of(value))
             if is_missing(value):
                 return math.nan
             if isinstance(value, datetime.datetime):
@@ -294,10 +312,10 @@ def read_dates(values: Any, parse: Mapping[str, Any]) -> NDArray[np.float64]:
 def cells(values: Any) -> NDArray[Any]:
     """A column as a one-dimensional array: pandas, polars and Arrow columns by their own `to_numpy`, lists as objects.
 
-    Nullable and categorical columns become objects, or floats with NaN where they are numbers.
+    Nullable and categorical columns become objects, or floats with NaN where they are numbers; bytes of an array become text.
     """
     if isinstance(values, np.ndarray):
-        return values
+        return np.char.decode(values, "utf-8", "backslashreplace") if values.dtype.kind == "S" else values
     arrow: Any = getattr(values, "type", None)
     if hasattr(arrow, "value_type") and hasattr(arrow, "index_type"):  # a missing one would be the last category
         values = values.cast(arrow.value_type)
@@ -307,10 +325,22 @@ def cells(values: Any) -> NDArray[Any]:
             values = values.dt.tz_convert(None)
         if kind in ("i", "u", "f") and not isinstance(values.dtype, np.dtype) and hasattr(values, "isna"):
             return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))  # pandas' nullable numbers
+        if hasattr(values, "to_pylist") and not hasattr(values, "chunks"):  # an Arrow array, which would refuse to copy
+            return np.asarray(values.to_numpy(zero_copy_only=False))
         return np.asarray(values.to_numpy())
     out = np.empty(len(values), object)
     out[:] = list(values)
     return out
+
+
+def exact_cells(values: Any) -> NDArray[Any]:
+    """`cells`, with nullable whole numbers that float64 would round as objects: levels and words are made of their digits."""
+    array = cells(values)
+    rounded = array.dtype.kind == "f" and not isinstance(getattr(values, "dtype", None), np.dtype)
+    if not rounded or not (np.abs(array) >= 2.0**53).any():
+        return array
+    name = next(name for name in ("to_pylist", "to_list", "tolist") if hasattr(values, name))
+    return cells(list(getattr(values, name)()))
 
 
 def text_buckets(text: object, buckets: int = TEXT_BUCKETS) -> list[int]:
@@ -591,6 +621,8 @@ class Category(Column):
         """The code of a raw cell, or UNSEEN or MISSING."""
         found = self.codes.get(value) if isinstance(value, str) else None
         if found is None:
+            if isinstance(value, bytes):
+                return self.code(text_of(value))
             if is_missing(value):
                 return MISSING
             found = self.codes.get(level_of(value))
@@ -599,9 +631,9 @@ class Category(Column):
     def parse(self, values: Any) -> Any:
         categories = getattr(getattr(values, "cat", None), "categories", None)  # pandas' own codes
         if categories is not None and hasattr(values.cat, "codes"):
-            known = [self.code(value) for value in cells(categories).tolist()]
+            known = [self.code(value) for value in categories.tolist()]
             return np.asarray([*known, MISSING], np.int32)[np.asarray(values.cat.codes)]
-        array = cells(values)
+        array = exact_cells(values)
         if array.dtype.kind in "biuf":
             distinct, inverse = np.unique(array, return_inverse=True)
             return np.asarray([self.code(value) for value in distinct.tolist()], np.int32)[inverse.reshape(-1)]
@@ -699,7 +731,7 @@ class Hashed(Category):
         self.known = {}
 
     def code(self, value: object) -> int:
-        if is_missing(value) and not (isinstance(value, str) and value in self.levels):
+        if is_missing(value) and not (isinstance(value, (str, bytes)) and level_of(value) in self.levels):
             return MISSING
         return self.bucket(level_of(value))
 
@@ -740,7 +772,7 @@ class Text(Column):
         self.lookup[self.kept] = np.arange(self.width)
 
     def parse(self, values: Any) -> Any:
-        return Counts(*text_counts(cells(values).tolist()))
+        return Counts(*text_counts(exact_cells(values).tolist()))
 
     def fill(self, out: NDArray[np.float32], parsed: Any) -> None:
         rows = np.repeat(np.arange(len(out)), np.diff(parsed.indptr))
@@ -775,6 +807,13 @@ class Block(Column):
         """`parsed`: (n, width) float64, NaN counts as zero."""
         values = np.clip(np.nan_to_num(parsed, nan=0.0), -FLOAT_MAX, FLOAT_MAX)
         out[:] = to_float32(values if self.scale is None else values * np.asarray(self.scale))
+
+    def pairs(self, row: Any) -> list[tuple[int, object]]:
+        """(place, cell) of each of our names that the row, a dict, holds."""
+        if len(row) < self.width:
+            places = self.places
+            return [(places[name], value) for name, value in row.items() if name in places]
+        return [(place, row[name]) for name, place in self.places.items() if name in row]
 
     def write(self, pairs: Iterable[tuple[int, object]], floats: Any, start: int) -> None:
         """Writes one row's cells, given as (place, cell) pairs."""
@@ -924,7 +963,11 @@ class RowEncoder:
             try:
                 return self._by_name(row)
             except KeyError:
-                raise self._absent_names(row.keys()) from None
+                named = _named(row)
+            try:
+                return self._by_name(named)
+            except KeyError:
+                raise self._absent_names(named) from None
         if isinstance(row, (list, tuple, np.ndarray)):
             if len(row) != len(self.columns) or getattr(row, "ndim", 1) != 1:
                 raise self._wrong_count(len(row), "the row")
@@ -1031,15 +1074,15 @@ class RowEncoder:
 
     def fill_blocks(self, row: Any, buffer: RowBuffer) -> None:
         starts, positions = self.starts[self._block_run], self.positions[self._block_run]
+        keyed = hasattr(row, "keys")
         for block, start, position in zip(self._blocks, starts, positions, strict=True):
-            pairs: Iterable[tuple[int, object]]
-            if not hasattr(row, "keys"):
+            if not keyed:
                 pairs = [(place, row[position + column]) for place, column in enumerate(block.kept)]
-            elif len(row) < block.width:
-                places = block.places
-                pairs = [(places[name], value) for name, value in row.items() if name in places]
             else:
-                pairs = [(place, row[name]) for name, place in block.places.items() if name in row]
+                pairs = block.pairs(row)
+                if len(pairs) < len(row) and {*map(type, row.keys())} != {str}:
+                    row = _named(row)
+                    pairs = block.pairs(row)
             try:
                 block.write(pairs, buffer.floats, start)
             except CellError as error:
@@ -1114,6 +1157,11 @@ def _picker(keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return itemgetter(*keys)
 
 
+def _named(row: Any) -> dict[str, Any]:
+    """A row, a dict or a pandas Series, by the names that its labels have as columns of a frame."""
+    return {name: row[label] for name, label in labels_by_name(row.keys()).items()}
+
+
 def _pandas_rows(frame: Any, width: int) -> list[list[Any]]:
     """The cells of a pandas frame of few rows, row by row, from its blocks: a quarter of what `to_numpy` takes.
 
@@ -1157,30 +1205,28 @@ class Source:
                 f"rows come as a DataFrame, a dict of arrays, a 2-D array or a list of dicts, not {type(frame).__name__}"
             )
 
-    def _open_mapping(self, frame: Mapping[str, Any]) -> None:
-        missing = [name for name in self.encoder.used if name not in frame]
-        if missing:
-            raise self.encoder._absent_names(frame, True)
+    def _open_mapping(self, frame: Mapping[Any, Any]) -> None:
+        known = labels_by_name(frame)
+        if any(name not in known for name in self.encoder.used):
+            raise self.encoder._absent_names(known, True)
         lengths = {}
-        for name in self.encoder.used or tuple(frame)[:1]:
-            if isinstance(frame[name], (str, bytes)) or not hasattr(frame[name], "__len__"):
+        for name in self.encoder.used or tuple(known)[:1]:
+            values = frame[known[name]]
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
                 raise DataTypeError(
-                    f"column {shown(name)} is one {type(frame[name]).__name__}, not an array; one row: predict_one"
+                    f"column {shown(name)} is one {type(values).__name__}, not an array; one row: predict_one"
                 )
-            lengths[name] = len(frame[name])
+            lengths[name] = len(values)
         if len(set(lengths.values())) > 1:
             (one, first), *others = lengths.items()
             other, second = next((name, count) for name, count in others if count != first)
             raise DataError(f"columns differ in length: {shown(one)} has {first} rows, {shown(other)} has {second}")
         self.rows = next(iter(lengths.values()), 0)
-        self.names = {name: name for name in self.encoder.used}
+        self.names = known
 
     def _open_named(self, names: list[Any], rows: int) -> None:
         self.rows = rows
-        known = {name: name for name in names if isinstance(name, str)}
-        for name in names:
-            if not isinstance(name, str):
-                known.setdefault(name_of(name), name)
+        known = labels_by_name(names)
         used = self.encoder.used
         if any(name not in known for name in used):
             raise self.encoder._absent_names(known, True)
@@ -1621,7 +1667,7 @@ class Model:
         """(n, outputs) of the graph, block by block."""
         if self._engine is None:
             raise UsageError("the model is closed")
-        if hasattr(frame, "_mgr") and 0 < len(frame) <= FEW_ROWS:
+        if hasattr(frame, "_mgr") and frame.ndim == 2 and 0 < len(frame) <= FEW_ROWS:
             few = self._few(frame)
             if few is not None:
                 return few

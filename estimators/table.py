@@ -21,7 +21,7 @@ from .errors import DataError, UsageError
 from .inputs import open_inputs
 from .rows import merge_duplicates, nested_order
 from .runtime import shown
-from .target import Target, Task, infer_task, read_target
+from .target import Target, Task, held, infer_task, read_target
 
 if TYPE_CHECKING:
     from .family import Facts
@@ -358,7 +358,8 @@ def from_frame(
     weights = None if weights is None else normalised(weights, rows, first_row)
     kept = np.flatnonzero(weights) if weights is not None and not weights.all() else None
     if kept is not None:
-        y = y.iloc[kept] if hasattr(y, "iloc") else y[kept] if isinstance(y, np.ndarray) else [y[int(i)] for i in kept]
+        y = held(y)
+        y = y.iloc[kept] if hasattr(y, "iloc") else y[kept] if isinstance(y, np.ndarray) else [y[i] for i in kept]
         notes.append(f"{rows - len(kept):,} rows have the weight 0 and are left out.")
 
     def row_of(row: int) -> str:

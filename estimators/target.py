@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .columns import blank_twins, number_parse, parse_notes
 from .errors import DataError, DataTypeError, UsageError
-from .runtime import NA_STRINGS, CellError, is_missing, number_reader, shown
+from .runtime import NA_STRINGS, CellError, is_missing, level_of, number_reader, shown, text_of
 
 MOST_OFFSET = 1e-4
 """The least spread of a regression's target, relative to its mean: below it rounding to float32 is 1/1,000 of the spread."""
@@ -67,9 +67,11 @@ def read_target(
         raise UsageError(
             f"task {shown(task)} is not known{f': did you mean {near[0]!r}?' if near else ''} (known: {', '.join(TASKS)})"
         )
-    codes, cells = _distinct(y, name)
+    column = _column(y, name)
+    codes, cells = _distinct(column, name)
     if not cells:
         raise DataError(f"the target {shown(name)} has no value in any of the {len(codes):,} rows")
+    every = codes
     kept = np.flatnonzero(codes >= 0) if codes.min() < 0 else None
     notes: list[str] = []
     if kept is not None:
@@ -85,6 +87,8 @@ def read_target(
         cells, task, name, codes, row_of if kept is None else lambda i: row_of(int(kept[i])), decimal
     )
     kind = _kind(cells, values, len(codes), task, name)
+    if kind != "regression":
+        _refuse_twins(column, every, cells, name)
     if task is None:
         how = 'task="regression"' if kind != "regression" else 'task="multiclass"'
         notes.append(
@@ -120,7 +124,7 @@ def known_target(
 
     Raises DataError where no row has one, or a regression's is no number.
     """
-    codes, cells = _distinct(y, name)
+    codes, cells = _distinct(_column(y, name), name)
     kept = np.flatnonzero(codes >= 0)
     if not len(kept):
         raise DataError(f"the target {shown(name)} has no value in any of the {len(codes):,} rows")
@@ -131,14 +135,22 @@ def known_target(
     return values[codes[kept]], kept
 
 
-def _distinct(y: Any, name: str) -> tuple[NDArray[np.int64], list[Any]]:
-    """(codes with -1 for missing, the distinct values as Python objects)."""
+def held(y: Any) -> Any:
+    """The target as pandas, an array or a list: what other libraries hold is converted."""
     import pandas as pd
 
     if hasattr(y, "to_pandas"):
         y = y.to_pandas()
-    if not isinstance(y, (pd.Series, pd.DataFrame, np.ndarray)):
-        y = y.to_numpy() if hasattr(y, "to_numpy") else list(y)
+    if isinstance(y, (pd.Series, pd.DataFrame, np.ndarray)):
+        return y
+    return y.to_numpy() if hasattr(y, "to_numpy") else list(y)
+
+
+def _column(y: Any, name: str) -> Any:
+    """The target as one pandas Series or array. Raises DataError for more than one column, DataTypeError for complex numbers."""
+    import pandas as pd
+
+    y = held(y)
     if getattr(y, "ndim", 1) == 2:
         if y.shape[1] != 1:
             raise DataError(
@@ -151,14 +163,21 @@ def _distinct(y: Any, name: str) -> tuple[NDArray[np.int64], list[Any]]:
         y = pd.Series(y, dtype=None if y else object)
     if getattr(y.dtype, "kind", "O") == "c":
         raise DataTypeError(f"the target {shown(name)} holds complex numbers")
+    return y.astype(object) if getattr(y.dtype, "kind", "O") == "S" else y
+
+
+def _distinct(y: Any, name: str) -> tuple[NDArray[np.int64], list[Any]]:
+    """(codes with -1 for missing, the distinct values as Python objects)."""
+    import pandas as pd
+
     try:
-        plain: Any = y
-        codes, uniques = pd.factorize(plain)
+        codes, uniques = pd.factorize(y)
     except TypeError:
         raise DataTypeError(
             f"the target {shown(name)} holds cells that are no plain values: {shown(y[0] if len(y) else None)}"
         ) from None
     cells = uniques.tolist() if hasattr(uniques, "tolist") else list(uniques)
+    cells = [text_of(c) if isinstance(c, bytes) else c for c in cells]
     absent = np.fromiter(
         (not c or c.isspace() if isinstance(c, str) else is_missing(c) for c in cells), bool, len(cells)
     )
@@ -228,6 +247,29 @@ def _kind(cells: Sequence[Any], values: NDArray[np.float64] | None, rows: int, t
         return "regression"
     enough = distinct * (5 if distinct <= 5 else FEW_CLASSES) <= rows
     return classes if distinct <= 2 or (distinct <= FEW_CLASSES and enough) else "regression"
+
+
+def _refuse_twins(y: Any, codes: NDArray[Any], cells: Sequence[Any], name: str) -> None:
+    """Raises DataError for labels of two types that are equal (True and 1) or written alike (1 and "1"): no prediction tells them apart."""
+    seen: dict[str, Any] = {}
+    twins = None
+    for code, cell in enumerate(cells):
+        level = level_of(cell)
+        if level in seen:
+            twins = seen[level], cell
+            break
+        seen[level] = cell
+        if y.dtype == object and not isinstance(cell, str) and cell in (0, 1):
+            alike = np.asarray(y)[codes == code].tolist()
+            twins = next(((cell, c) for c in alike if level_of(c) != level), None)
+            if twins:
+                break
+    if twins:
+        first, second = (f"{shown(c)} ({type(c).__name__})" for c in twins)
+        raise DataError(
+            f"the target {shown(name)} has the labels {first} and {second}, which predictions could not tell apart:"
+            " write them alike if they are one class, or rename one of them"
+        )
 
 
 def _classes(

@@ -21,11 +21,12 @@ from automl.estimators.table import Table
 
 from .fitting import Result, judged
 from .front import SURE, nondominated, paired_errors
-from .metric import Metric
+from .metric import BLOCKS, Metric
 from .objective import value_of
 from .plan import ENSEMBLE, Plan, single_of
 from .study import Study
 from .trial import Measurement, Trial
+from .variants import halves
 
 log = logging.getLogger("automl")
 
@@ -42,6 +43,8 @@ CANDIDATE_CELLS = 5_000_000
 """All candidates' predictions hold at most so many numbers: they lie in the memory of the caller's process."""
 CALLS = 24
 """How often a metric is computed for each candidate over a whole selection, about: what it takes is foreseen by that."""
+JACKKNIFED = 2 * (BLOCKS + 1)
+"""How often a metric that says nothing of single rows is computed to judge a blend."""
 OF_FAMILY = 12
 """The candidates are so many of a family at the most: dozens of near copies of the best model fit the rows that choose among them,
 and crowd out the models that err elsewhere.
@@ -63,6 +66,11 @@ class Pool:
     metric: Metric
     weights: NDArray[np.float64] | None = None
     _known: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def of(self, rows: NDArray[np.bool_]) -> Pool:
+        """The same candidates on some of the rows."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Pool(self.predictions[:, rows], self.costs, self.y[rows], self.metric, weights)
 
     def blend(self, chosen: Sequence[int]) -> Floats:
         """The mean of the candidates of these numbers, those that stand there twice counted twice."""
@@ -105,6 +113,22 @@ def greedy(pool: Pool, price: float, stop: Callable[[], bool] = lambda: False) -
     return tuple(sorted(found))
 
 
+def optimism(
+    pool: Pool, chosen: tuple[int, ...], price: float, part: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
+) -> float:
+    """How much smaller the error of an ensemble looks on the rows that it was chosen by, 0 at the least.
+
+    The choice is made again on each of two halves of the rows (`part` (n,) says which a row is in), and scored on the other one,
+    beside the ensemble that was chosen on both: by half of the rows a choice is a little worse than by all, so that this is more.
+    """
+    own, gaps = [pool.of(part == k) for k in (0, 1)], []
+    for half, other in zip(own, own[::-1], strict=True):
+        again = greedy(half, price, stop)
+        gaps.append(other.error(again) - other.error(chosen) if again else math.inf)
+    known = [gap for gap in gaps if math.isfinite(gap)]
+    return max(0.0, float(np.mean(known))) if known else 0.0
+
+
 # -- from the trials ---------------------------------------------------------------------------------------------------
 
 
@@ -138,14 +162,20 @@ def select(
         study.setting.metric,
         None if scored.weights is None else scored.weights[: scored.cut],
     )
-    paths = [greedy(pool, price, stop) for price in PRICES]
-    log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(set(paths)), study.elapsed())
+    paths: dict[tuple[int, ...], float] = {}
+    for price in PRICES:
+        paths.setdefault(greedy(pool, price, stop), price)
+    log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(paths), study.elapsed())
     ensembles, values = [], [study.values(t) for t in trials]
-    for chosen in dict.fromkeys(path for path in paths if len(set(path)) > 1):
+    until += seconds
+    for chosen, price in paths.items():
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
-        if study.interrupted or time.monotonic() > until + seconds:
+        if len(members) < 2:
+            continue
+        lucky = 0.0 if scored.cut < len(scored.y) else optimism(pool, chosen, price, scored.part, stop)
+        if stop():
             break
-        found = _ensemble(study, scored, members)
+        found = _ensemble(study, scored, members, lucky)
         if found is not None:
             ensembles.append(found)
             values.append(_values(study, found, [t for t, _ in members]))
@@ -164,6 +194,7 @@ class _Scored:
         self.y = np.asarray(table.y[rows])
         self.weights = None if table.weights is None else np.asarray(table.weights[rows])
         self.cut = len(rows) if split.cross_validated else len(split.validation)
+        self.part = halves(self.cut, split.clusters[: self.cut])
         self.cells = self.cut * (len(table.task.classes) if self.task == "multiclass" else 1)
 
     def known(self, trial: Trial) -> bool:
@@ -224,18 +255,18 @@ def _prices(study: Study, trials: Sequence[Trial]) -> NDArray[np.float64]:
     return abs(trials[0].measurement.error or 0.0) * seconds / (seconds[0] or 1.0)
 
 
-def _ensemble(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]]) -> Trial | None:
+def _ensemble(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]], lucky: float) -> Trial | None:
     """The ensemble as a completed trial, its influences kept; None where it isn't better than its best member for sure.
 
     A standard error of their difference will do where there are rows that had no say in it, the holdout; where there are none
     it is better with 95 % confidence. On the rows that its weights were chosen by it is better by luck as well: the
     influences that are kept of them, which its reported score is reckoned from, are as much better than its best member's as the
-    holdout's are.
+    holdout's are, or where there is none less so by `lucky`.
     """
     result = _judge(study, scored, members)
     best = min((t for t, _ in members), key=lambda t: t.measurement.error or 0.0)
     own = study.losses.validation[best.number]
-    gain = float(own.mean(dtype=np.float64) - result.validation.mean(dtype=np.float64))
+    gain = float(own.mean(dtype=np.float64) - result.validation.mean(dtype=np.float64)) - lucky
     strict = 1.0 if len(result.holdout) else SURE
     if gain <= strict * float(paired_errors([own, result.validation])[0, 1]):
         return None
@@ -244,7 +275,8 @@ def _ensemble(study: Study, scored: _Scored, members: Sequence[tuple[Trial, int]
         true = float(held.mean(dtype=np.float64) - result.holdout.mean(dtype=np.float64))
         error = result.measurement.error or 0.0
         lucky = max(gain - true, -0.5 * error)  # no error becomes negative by it
-        measured = replace(result.measurement, error=error + lucky)
+    if lucky:
+        measured = replace(result.measurement, error=(result.measurement.error or 0.0) + lucky)
         result = replace(result, validation=result.validation + np.float32(lucky), measurement=measured)
     first = members[0][0]
     plan = Plan(ENSEMBLE, members=tuple((t.plan, weight) for t, weight in members))
@@ -302,10 +334,11 @@ def fit_of(trial: Trial) -> int:
     return trial.number if trial.parent is None else trial.parent
 
 
-def at_other_rows(study: Study, trial: Trial) -> list[Trial]:
-    """The ensemble at all row counts that every member was fitted on, as trials to fit its laws to.
+def at_other_rows(study: Study, trial: Trial, seconds: float) -> list[Trial]:
+    """The ensemble at all row counts that every member was fitted on, as trials to fit its laws to; none where judging it, which a
+    metric of the user's own may be slow at, would take longer than `seconds`.
 
-    Raises what the metric does, which may be the user's own code.
+    Raises what the metric does.
     """
     scored = _Scored(study)
     found: list[Trial] = []
@@ -315,7 +348,12 @@ def at_other_rows(study: Study, trial: Trial) -> list[Trial]:
         key = (plan.whole.id, plan.variant)
         own = [t for t in study.trials if t.status == "completed" and (t.plan.whole.id, t.plan.variant) == key]
         curves.append(({t.rows: t for t in own if scored.known(t)}, weight))
-    for rows in sorted(set.intersection(*(set(curve) for curve, _ in curves))):
+    counts, began = sorted(set.intersection(*(set(curve) for curve, _ in curves))), time.monotonic()
+    if counts and study.setting.metric.rows is None:
+        study.setting.metric.error(scored.y, scored.all(curves[0][0][counts[0]]), scored.weights)
+        if len(counts) * JACKKNIFED * (time.monotonic() - began) > seconds:
+            return []
+    for rows in counts:
         result = _judge(study, scored, [(curve[rows], weight) for curve, weight in curves])
         found.append(replace(trial, rows=rows, measurement=result.measurement))
     return found

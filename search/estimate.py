@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from .forecast import CREDIT, USUAL_EXPONENT, USUAL_SHARE
 from .metric import Metric
 from .objective import value_of
 from .plan import Plan
@@ -31,13 +32,10 @@ RIVALS = 100
 """So many of the most accurate that cost no more compete in it: the others win next to never."""
 SAME_COST = 0.05
 """A cost that is more by up to this share of another counts as no more than it, as on fronts."""
-CREDIT = 1 / 3
-"""Of what the law of a model expects of the added rows, this share is credited: with nothing the test error of 78 models was 0.35
-standard errors below the reported one in the mean, with all of it, on four of their seven tables, 0.67 above
-(`benchmarks/truth.py`, an earlier version).
+WIDEST = 1.0
+"""The standard deviation of a change, in shares of the error, is at most this: where an error was 0 on some rows its ratio to the others
+says nothing.
 """
-USUAL_EXPONENT, USUAL_SHARE = 0.46, 0.8
-"""Medians of c and of a / e(n) over the learning curves of LCDB 1.1: for a model without a law of its own."""
 
 Floats = NDArray[np.float64]
 
@@ -106,7 +104,7 @@ def change(
     usual = USUAL_SHARE + (1 - USUAL_SHARE) * (after / before) ** -USUAL_EXPONENT
     errors = np.maximum([t.measurement.error or 0.0 for t in curve], 1e-300)
     rise = float(np.diff(np.log(errors)).max(initial=0.0))  # with more rows: no law has that
-    return Change(usual, math.hypot((1.0 - usual) / 2, rise))
+    return Change(usual, min(WIDEST, math.hypot((1.0 - usual) / 2, rise)))
 
 
 def law_change(
@@ -124,7 +122,7 @@ def law_change(
     law = ErrorLaw(rows, errors, deviations)
     ratio, sd = law.change(before, after)
     off = [math.log(max(e, 1e-300) / max(law.predictive(n)[0], 1e-300)) for n, e in zip(rows, errors, strict=True)]
-    return Change(ratio, math.hypot(sd, ratio * float(np.sqrt(np.mean(np.square(off))))))
+    return Change(ratio, min(WIDEST, math.hypot(sd, ratio * float(np.sqrt(np.mean(np.square(off)))))))
 
 
 # -- together ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from .leftovers import Leftovers
 from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
-from .race import NO_TIME, Serving, race
+from .race import NO_TIME, Serving, heats, race
 from .refits import FIRST_SHARE, Finalist, Refits, far_ahead, groups
 from .setting import NO_WALL
 from .study import Study
@@ -113,7 +113,7 @@ class Finish:
         finalists = self.finalists()
         self._scoring = max(self.extra_seconds, SCORED_BESIDE * self._scoring_seconds(finalists))
         fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
-        fits += self.growth.seconds(finalists) + self._ensemble_seconds(finalists)
+        fits += self.growth.seconds([*finalists, *self._next(finalists)]) + self._ensemble_seconds(finalists)
         fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
         self._cached = (len(self.study.trials), fits)
         self._due = start + 20 * (self.study.elapsed() - start)
@@ -199,9 +199,13 @@ class Finish:
         ensembles = self._ensembles([bag for bag, _ in bags.values()])
         if study.setting.threads > 1 and ENSEMBLES_FROM <= self.budget < math.inf and not study.interrupted:
             self.refits.threads = undisturbed(study.setting.threads, watch.free())
-        study.tell_listener("laws")
-        self.growth.measure(finalists, self.refits.threads)
         beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
+        study.tell_listener(
+            "laws"
+        )  # an ensemble has those that all its members have: the most accurate one's come first
+        self.growth.measure(
+            [*(t for e in ensembles[:1] for t in self._members(e)), *finalists, *beside.values()], self.refits.threads
+        )
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
         ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0
@@ -221,10 +225,11 @@ class Finish:
         left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - after)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
         if not study.interrupted and (math.isinf(self.budget) or native.ready()):
-            models += compiled_twins(models, int(seconds / RACE_EACH) - len(models))
+            if study.setting.compiled:
+                models += compiled_twins(models, int(seconds / RACE_EACH) - len(models))
             if any(objective.name == "throughput" for objective in study.setting.objectives):
                 models += threaded_twins(models, int(seconds / RACE_EACH) - len(models), study.setting.threads)
-        served = race([m.artifact for m in models], study.rows, seconds, cancel=study.cancel)
+        served = self._race(models, seconds)
         measured = []
         for model, serving in zip(models, served, strict=True):
             if isinstance(serving, str) and model.plan.hardware.engine != "onnx":
@@ -315,13 +320,18 @@ class Finish:
         """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
         if not self.study.setting.ensembles or self.budget < ENSEMBLES_FROM or not finalists:
             return 0.0
-        made = {fit_of(t) for t in finalists}
-        rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
-        rest = sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)
-        fits = min(self.refits.seconds([[t] for t in rest[:MEMBER_FITS]]), MEMBER_SHARE * self.budget)
+        fits = min(self.refits.seconds([[t] for t in self._next(finalists)]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
         many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
         return SELECT_SHARE * self.budget + fits + self._blending(best) * max(1.0, many / self.study.setting.here)
+
+    def _next(self, finalists: Sequence[Trial]) -> list[Trial]:
+        """The most accurate fits that are no finalists: an ensemble will have some of them."""
+        if not self.study.setting.ensembles or self.budget < ENSEMBLES_FROM or not finalists:
+            return []
+        made = {fit_of(t) for t in finalists}
+        rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
+        return sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)[:MEMBER_FITS]
 
     def _blending(self, members: Sequence[Trial]) -> float:
         """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
@@ -392,13 +402,26 @@ class Finish:
         """The laws of an ensemble whose members were finally fitted as `plan` says, from what its members predicted at all row counts that they were fitted on."""
         facts = self.study.setting.facts
         try:
-            points = at_other_rows(self.study, trial)
+            points = at_other_rows(self.study, trial, self.study.left() - self._after_fits())
         except Exception as error:  # the metric may be the user's own code
             log.warning("an ensemble has no laws: %s: %s", type(error).__name__, error)
             points = []
         return laws_of(plan, points, None, facts.columns, facts.classes, run_kappa(self.study.trials))
 
     # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def _race(self, models: Sequence[Finalist], seconds: float) -> list[Serving | str]:
+        """All of them at a time, or as many as the memory of the trials that run at a time holds."""
+        served: list[Serving | str] = []
+        room = self.study.setting.limits.memory_bytes
+        parts = heats(
+            [m.trial.measurement.model_memory_bytes or 0.0 for m in models],
+            None if room is None else room * self.study.setting.here,
+        )
+        for part in parts:
+            artifacts = [models[i].artifact for i in part]
+            served += race(artifacts, self.study.rows, seconds * len(part) / len(models), cancel=self.study.cancel)
+        return served
 
     def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:
         """The finalist's training figures and the artifact's as deployed; what it will score is `estimates`' to say."""

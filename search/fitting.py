@@ -180,7 +180,8 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
             costs = replace(look.measured, **meter.per_fit(len(refits)))
             part = y[: places.stop], None if weights is None else weights[: places.stop]
             others = (one[1:] for one in look.variants(costs, prefixes, task, *part))
-            if job.rivals.beat(task, job.metric, *part, chain([(costs, prediction)], others)):
+            groups = split.clusters[: places.stop]
+            if job.rivals.beat(task, job.metric, *part, groups, chain([(costs, prediction)], others)):
                 return Result(costs, stopped=STOPPED)
     look = look or _Look(job, pipeline, table, train)  # of folds that grow with time the last has the most rows
     cut = len(split.validation) if not split.cross_validated else len(scored)
@@ -189,7 +190,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     measured = replace(look.measured, **meter.per_fit(len(refits)), error=error, error_sd=error_sd)
     made = [(job.plan, measured, prediction), *look.variants(measured, prefixes, task, y, weights, cut)]
     for plan, costs, predicted in [one for one in made if one[0].rescale == 1.0]:  # a factor is a calibration
-        for method, curve, moved in calibrated(task, job.metric, y, predicted, weights, cut):
+        for method, curve, moved in calibrated(task, job.metric, y, predicted, weights, cut, split.clusters):
             made.append((replace(plan, calibration=method, curve=curve), with_calibration(costs), moved))
     for dtype, predicted in narrowed.predictions.items():
         plan = replace(job.plan, hardware=replace(job.plan.hardware, dtype=dtype))
@@ -264,12 +265,11 @@ def judged(
 
     `clusters` (n,) are the codes of the rows' groups, or none.
     """
-    validation = metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut])
-    validation = by_cluster(validation, clusters[:cut])
+    validation = metric.influence(y[:cut], prediction[:cut], None if weights is None else weights[:cut], clusters[:cut])
     holdout = np.empty(0, np.float32)
     if cut < len(y):
-        holdout = _holdout(metric, y[cut:], prediction[cut:], None if weights is None else weights[cut:])
-        holdout = by_cluster(holdout, clusters[cut:]).astype(np.float32) if len(holdout) else holdout
+        held = None if weights is None else weights[cut:]
+        holdout = _holdout(metric, y[cut:], prediction[cut:], held, clusters[cut:])
     error, sd = error_of(validation)
     if not np.isfinite(error):
         raise ValueError(
@@ -278,25 +278,18 @@ def judged(
     return Result(replace(measured, error=error, error_sd=sd), validation.astype(np.float32), holdout)
 
 
-def by_cluster(influence: NDArray[Any], clusters: NDArray[np.int64]) -> NDArray[Any]:
-    """Influences of groups in place of rows, whose mean is the same: rows of a group depend on each other, groups do not.
-
-    So the standard error is that of clustered rows (Liang and Zeger 1986), of all that is reckoned from influences. Without
-    groups they are returned as they are.
-    """
-    if not len(clusters):
-        return influence
-    codes = np.unique(clusters, return_inverse=True)[1]
-    sums = np.bincount(codes, influence)
-    return sums * (len(sums) / len(influence))
-
-
-def _holdout(metric: Metric, y: NDArray[Any], prediction: NDArray[Any], weights: NDArray[Any] | None) -> Influence:
+def _holdout(
+    metric: Metric,
+    y: NDArray[Any],
+    prediction: NDArray[Any],
+    weights: NDArray[Any] | None,
+    clusters: NDArray[np.int64],
+) -> Influence:
     """The holdout's influences; none where the metric is not defined on its rows: where it is for no model, the validation rows
     are reported.
     """
     try:
-        return metric.influence(y, prediction, weights).astype(np.float32)
+        return metric.influence(y, prediction, weights, clusters).astype(np.float32)
     except DataError as error:
         log.warning("the holdout is not scored: %s", error)
         return np.empty(0, np.float32)

@@ -59,16 +59,17 @@ class Rivals:
         metric: Metric,
         y: NDArray[Any],
         weights: NDArray[Any] | None,
+        clusters: NDArray[np.int64],
         made: Iterable[tuple[Measurement, NDArray[Any]]],
     ) -> bool:
-        """Whether each model of a trial (its costs, its predictions for the first rows scored, whose targets are `y`) is worse
-        than a rival that costs no more. Where the metric is not defined on these rows nothing is known.
+        """Whether each model of a trial (its costs, its predictions for the first rows scored, whose targets are `y`, and whose groups,
+        if they have any, `clusters`) is worse than a rival that costs no more. Where the metric is not defined on these rows nothing is known.
         """
         try:
-            known = [(rival.costs, metric.influence(y, found, weights)) for rival, found in self._read(task, len(y))]
+            known = [(r.costs, metric.influence(y, found, weights, clusters)) for r, found in self._read(task, len(y))]
             return all(
                 any(_worse(losses, others) and self._no_cheaper(costs, price) for price, others in known)
-                for costs, losses in ((c, metric.influence(y, found[: len(y)], weights)) for c, found in made)
+                for costs, losses in ((c, metric.influence(y, found[: len(y)], weights, clusters)) for c, found in made)
             )
         except DataError:
             return False

@@ -203,23 +203,6 @@ def volume(positions: Floats) -> float:
     return float(moocore.hypervolume(inside, ref=np.ones(inside.shape[1])))
 
 
-def contributions(
-    values: Floats,
-    objectives: Sequence[Objective],
-    baseline_error: float | None = None,
-    best_error: float | None = None,
-    budget_seconds: float = 60.0,
-) -> Floats:
-    """(n,) how much hypervolume is lost without each model; 0 for a dominated or repeated one."""
-    import moocore
-
-    positions = normalise(values, objectives, baseline_error, best_error, budget_seconds)
-    cut = np.minimum(np.nan_to_num(positions, nan=1.0), 1.0)
-    if not len(cut):
-        return np.zeros(0)
-    return np.asarray(moocore.hv_contributions(cut, ref=np.ones(cut.shape[1])), np.float64)
-
-
 def thin(
     values: Floats,
     k: int,
@@ -256,12 +239,12 @@ def _inside(positions: Floats) -> Floats:
     return np.asarray(positions[(positions < 1.0).all(axis=1)], np.float64)
 
 
-def knee(values: Floats) -> int:
+def knee(values: Floats, weights: Sequence[float] | None = None) -> int:
     """The row number of the best compromise: the closest to the ideal point, objectives scaled to the rows' range.
 
-    Euclidean distance to the utopia point (compromise programming: Yu 1973, Zeleny 1973); for two objectives close to
-    the largest distance from the chord (Das 1999), which for more has no unique plane. Give costs as logarithms
-    (`scaled`).
+    Euclidean distance to the utopia point, its squares weighted by `weights` (compromise programming: Yu 1973, Zeleny 1973);
+    for two objectives close to the largest distance from the chord (Das 1999), which for more has no unique plane. Give costs
+    as logarithms (`scaled`).
     """
     values = np.asarray(values, np.float64)
     if not len(values):
@@ -272,7 +255,7 @@ def knee(values: Floats) -> int:
     span = np.where(high > low, high - low, 1.0)
     place = np.nan_to_num((finite - low) / span, nan=2.0)  # not measured is worse than the worst
     order = np.lexsort(values.T[::-1])
-    distance = np.sqrt((place**2).sum(axis=1))
+    distance = place**2 @ np.asarray(weights if weights is not None else np.ones(values.shape[1]))
     return int(min(order, key=lambda i: distance[i]))
 
 
@@ -394,7 +377,8 @@ def choose(
 ) -> int:
     """The index of the model to take among those that meet all `limits` (from `parse_limits`).
 
-    `prefer` "accuracy" takes the smallest error, "knee" the best compromise over `objectives`, "cheapest_within" the
+    `prefer` "accuracy" takes the smallest error, "knee" the best compromise over `objectives`, where the error weighs as much as
+    all costs together, which mostly rise and fall as one, and the constant model is none, "cheapest_within" the
     smallest `cost` (an objective's name) among those whose error is within `tolerance` (a share of the best one's
     error). The limits are held against `bounds`, the worse ends of forecasts, where given. Raises InfeasibleError, naming the nearest models (by `names`) and the one limit to lift and by how much;
     UsageError for an unknown `prefer` or `cost`, or a negative tolerance.
@@ -412,8 +396,11 @@ def choose(
     errors = {i: _known(measurements[i].error) for i in met}
     costs = {i: _known(price.read(measurements[i])) for i in met}
     if prefer == "knee":
+        met = [i for i in met if measurements[i].columns != 0] or met
         values = np.array([[_known(o.read(measurements[i])) for o in objectives] for i in met])
-        return met[knee(scaled(values, objectives))]
+        costs_share = 1.0 / max(1, len(objectives) - 1)
+        weights = [1.0 if o.name == "error" else costs_share for o in objectives]
+        return met[knee(scaled(values, objectives), weights)]
     if prefer == "cheapest_within":
         best = min(errors.values())
         return min((i for i in met if errors[i] <= best + tolerance * abs(best)), key=lambda i: (costs[i], errors[i]))

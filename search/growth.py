@@ -1,4 +1,4 @@
-"""What the laws of the finalists are fitted to: their plans on fewer rows, and the best of them on one thread and on all."""
+"""What the laws of the front's models are fitted to: their plans on fewer rows, and the best of them on one thread and on all."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Growing:
     def budget(self) -> float:
         return self.study.setting.limits.seconds
 
-    def points(self, finalists: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """(trial, rows) still to be fitted for the finalists' laws: the fewest rows first, of each the most accurate first."""
+    def points(self, models: Sequence[Trial]) -> list[tuple[Trial, int]]:
+        """(trial, rows) still to be fitted for the models' laws, in their order: a law is whole before the next one's begins."""
         study = self.study
         if study.setting.in_process:  # the budget is too short for any
             return []
         known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
-        counts = study.setting.split.law_rows()
-        wholes = list({t.plan.whole.id: t for t in finalists}.values())
-        return [(t, n) for n in counts for t in wholes if n < t.rows and (t.plan.whole.id, n) not in known]
+        wholes = list({t.plan.whole.id: t for t in models}.values())
+        rows = study.setting.split.law_rows
+        return [(t, n) for t in wholes for n in rows(t.rows) if (t.plan.whole.id, n) not in known]
 
-    def seconds(self, finalists: Sequence[Trial]) -> float:
+    def seconds(self, models: Sequence[Trial]) -> float:
         """Wall seconds that `measure` will take at the most."""
-        threads = self._threads_job(finalists)
-        return self._points_seconds(self.points(finalists)) + (0.0 if threads is None else threads[1])
+        threads = self._threads_job(models)
+        return self._points_seconds(self.points(models)) + (0.0 if threads is None else threads[1])
 
     def _points_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
         if math.isinf(self.budget):  # all: which ones there is time for would be chance
@@ -53,14 +53,14 @@ class Growing:
         needed = max(sum(each) / self.study.setting.slots, max(each, default=0.0))
         return min(1.2 * needed, SHARE * self.budget)
 
-    def measure(self, finalists: Sequence[Trial], threads: int) -> None:
-        """Makes the fits, several at a time, then those for the threads law one at a time, where all `threads` of the run are
-        left to it: on a busy machine it would be a law of the others' work.
+    def measure(self, models: Sequence[Trial], threads: int) -> None:
+        """Makes the fits for the laws of the models, those in front first, several at a time, then those for the threads law one at
+        a time, where all `threads` of the run are left to it: on a busy machine it would be a law of the others' work.
         """
-        points = self.points(finalists)
+        points = self.points(models)
         self.study.add_points(points, self._points_seconds(points))
         if threads == self.study.setting.threads:
-            self._measure_threads(finalists)
+            self._measure_threads(models)
 
     def laws(self, trial: Trial, plan: Plan, kappa: float) -> dict[str, Any]:
         """The laws of a finalist, finally fitted as `plan`, from the trials of its plan, or of the same prefix of it."""
@@ -71,27 +71,30 @@ class Growing:
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
-    def _threads_job(self, finalists: Sequence[Trial]) -> tuple[Trial, float] | None:
-        """(the most accurate finalist that trains on several threads, predicted seconds of its two fits), if there is room."""
+    def _threads_rows(self) -> int:
+        return max(1, self.study.setting.split.rungs()[-1] // 4)
+
+    def _threads_job(self, models: Sequence[Trial]) -> tuple[Trial, float] | None:
+        """(the first model that trains on several threads, predicted seconds of its two fits), if there is room."""
         setting = self.study.setting
         if setting.threads < 2 or setting.in_process or self.study.executor is not None:
             return None
-        on_cpu = [t for t in finalists if t.plan.hardware.device == "cpu"]
+        on_cpu = [t for t in models if t.plan.hardware.device == "cpu"]
         trial = next((t for t in on_cpu if setting.families[t.plan.family].parallel), None)
         if trial is None or math.isinf(self.budget):
             return None
-        one = self.study.point_seconds(trial, setting.split.law_rows()[0])
+        one = self.study.point_seconds(trial, self._threads_rows())
         alone = max(1, trial.plan.hardware.threads)  # so many times as long one thread may take
         needed = (1 + alone) * (one - OVERHEAD) + 2 * OVERHEAD
         return (trial, needed) if needed <= THREADS_SHARE * self.budget else None
 
-    def _measure_threads(self, finalists: Sequence[Trial]) -> None:
+    def _measure_threads(self, models: Sequence[Trial]) -> None:
         """Fits one plan alone on the machine with one thread and with all, and keeps Amdahl's law of it in the store."""
-        found, study = self._threads_job(finalists), self.study
+        found, study = self._threads_job(models), self.study
         if found is None or study.interrupted:
             return
         (trial, needed), setting = found, study.setting
-        rows, counts, seconds = setting.split.law_rows()[0], (1, setting.threads), []
+        rows, counts, seconds = self._threads_rows(), (1, setting.threads), []
         end = study.elapsed() + 2 * needed
         for threads in counts:
             plan = replace(trial.plan.whole, hardware=replace(trial.plan.hardware, threads=threads))

@@ -70,13 +70,6 @@ def _agree(medians: Sequence[float]) -> bool:
     return len(smallest) == 2 and smallest[1] <= (1 + AGREED) * smallest[0]
 
 
-def quick_latency(
-    artifact: Path, rows: Sequence[Mapping[str, Any]], seconds: float = 0.05, *, runtime: str = RUNTIME
-) -> float:
-    """p50 in seconds of one row, a dict, to its prediction, in this process."""
-    return quick_measure(artifact, rows, seconds, runtime=runtime).latency_p50_seconds
-
-
 class Loaded:
     """An artifact loaded in this process, with the call that is timed: `predict_proba_one`, or `predict_one` for regression."""
 

@@ -86,6 +86,11 @@ class Metric:
             return cls(name, True, None, False, partial(_call, metric, name, _labels_of(task)))
         raise UsageTypeError(f"metric is a {type(metric).__name__}, not a name or a callable(y_true, y_pred)")
 
+    @property
+    def own(self) -> bool:
+        """Whether it is one of ours, not the user's code."""
+        return self.name in KNOWN and self.function is KNOWN[self.name].function
+
     def score(self, y: Array, prediction: Array, weights: Rows | None = None) -> float:
         """The metric as its users know it. Raises DataError if it is not one finite number."""
         return self._checked(y, np.asarray(prediction), weights)
@@ -104,26 +109,42 @@ class Metric:
         best = 0.0 if self.best is None else self.best
         return best - error if self.greater_is_better else error + best
 
-    def influence(self, y: Array, prediction: Array, weights: Rows | None = None) -> Rows:
-        """(n,) float64: its mean is the error, its standard deviation / sqrt(n) the error's standard error."""
+    def influence(
+        self, y: Array, prediction: Array, weights: Rows | None = None, clusters: NDArray[np.int64] | None = None
+    ) -> Rows:
+        """(n,) float64: its mean is the error, its standard deviation / sqrt(n) the error's standard error.
+
+        `clusters` (n,) are the codes of the rows' groups, none where it is empty: rows of a group depend on each other, groups do
+        not. Then it is (groups,), and the standard error that of clustered rows (Liang and Zeger 1986).
+        """
         prediction, y = np.asarray(prediction), np.asarray(y)
         error = self.error(y, prediction, weights)
+        groups = None if clusters is None or not len(clusters) else np.unique(clusters, return_inverse=True)[1]
         if self.rows is None:
-            spread = self._jackknife(y, prediction, weights, error)
+            spread = self._jackknife(y, prediction, weights, error, groups)
         else:
             spread = self.rows(y, prediction, _weights(weights, len(y)))
             spread = -spread if self.greater_is_better else spread
+            spread = spread if groups is None else np.bincount(groups, spread) * ((groups.max() + 1) / len(y))
         return np.asarray(spread - spread.mean() + error, np.float64)
 
-    def _jackknife(self, y: Array, prediction: Array, weights: Rows | None, error: float) -> Rows:
-        """Pseudo-values of the error over blocks of rows, spread evenly over the sorted targets."""
-        n = len(y)
-        blocks = min(BLOCKS, n // 2)
+    def _jackknife(
+        self, y: Array, prediction: Array, weights: Rows | None, error: float, groups: NDArray[np.int64] | None
+    ) -> Rows:
+        """Pseudo-values of the error over blocks of rows or of whole groups, spread evenly over the sorted targets (of groups their
+        means).
+        """
+        unit = np.arange(len(y)) if groups is None else groups
+        order = (
+            np.asarray(y) if groups is None else np.bincount(groups, np.asarray(y, np.float64)) / np.bincount(groups)
+        )
+        n = len(order)
+        blocks = min(BLOCKS, n // 2 if groups is None else n)
         if blocks < 2:
             return np.zeros(n)
         block = np.empty(n, np.int64)
-        block[np.argsort(y, kind="stable")] = np.arange(n) % blocks
-        without = np.array([self._without(block == b, y, prediction, weights, error) for b in range(blocks)])
+        block[np.argsort(order, kind="stable")] = np.arange(n) % blocks
+        without = np.array([self._without(block[unit] == b, y, prediction, weights, error) for b in range(blocks)])
         pseudo = (blocks - 1) * (error - without)
         return np.asarray((pseudo - pseudo.mean())[block] * math.sqrt(n / blocks), np.float64)
 

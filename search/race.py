@@ -33,6 +33,7 @@ MAX_BLOCKS = 100
 BATCHES = (1_000, 10_000)  # rows
 PATIENCE = 0.5  # seconds: one that is silent for longer has itself to blame, not a short reserve
 BATCH_SHARE = 0.35  # of the time after loading that goes to batches
+RUNNER_BYTES = 50e6  # of a process that measures beside its model, most of which it shares with the others
 NO_TIME = "there was no time left to measure it"  # opens the reason of an artifact that was not reached
 KEEP_SHARE = 0.5  # a block that had less of its time on the CPU was suspended: not a latency
 CALM_SHARE = 0.9  # all blocks together with less than this on the CPU: disturbed
@@ -42,8 +43,8 @@ CALM_SHARE = 0.9  # all blocks together with less than this on the CPU: disturbe
 class Serving:
     """An artifact as deployed, measured alone in its process. Seconds, bytes, rows a second; low and high are 90 % intervals.
 
-    latency_p50: one row from a dict, the smallest block median (the quiet machine's); latency_p99: of all calls as they
-    came. rows_per_second: a batch of 10,000 rows (None when there was no time for one), rows_per_second_1000 of 1,000.
+    latency_p50: one row from a dict, the smallest block median (the quiet machine's); latency_p99: of all calls but those of blocks
+    that others had the CPU for most of. rows_per_second: a batch of 10,000 rows (None when there was no time for one), rows_per_second_1000 of 1,000.
     load_seconds: imports, load and first row. serving_memory_bytes: peak above a bare interpreter; model_memory_bytes: above
     one with numpy and its engine, onnxruntime or the kernel (so that the engines' own memory is no part of a comparison of
     models; serving_memory_bytes has it). disturbed: under 10 blocks were kept or over 10 % of the time went to others.
@@ -104,6 +105,21 @@ def race(
         return [runner.result(interpreter[runner.engine]) for runner in runners]
 
 
+def heats(needs: Sequence[float], room: float | None) -> list[list[int]]:
+    """The numbers of the artifacts to race at a time, in their order: what those of one heat take, by `needs` (bytes) and RUNNER_BYTES
+    each, is within `room`, if there are several.
+    """
+    found: list[list[int]] = []
+    taken = math.inf
+    for i, need in enumerate(needs):
+        taken += RUNNER_BYTES + need
+        if not found or (room is not None and taken > room):
+            found.append([])
+            taken = RUNNER_BYTES + need
+        found[-1].append(i)
+    return found
+
+
 def _rounds(runners: Sequence[_Runner], end: float, cancel: Cancel | None) -> None:
     """Shuffled rounds of one block each, until `end` (monotonic) or MAX_BLOCKS rounds; everyone gets one block at the least."""
     shuffle = random.Random(0)
@@ -150,7 +166,7 @@ class Blocks:
         return value, max(0.0, value - spread), value + spread
 
     def p99(self) -> tuple[float, float, float]:
-        """(value, low, high) seconds: the 99th percentile of all calls, with the order statistics of its binomial 90 % interval."""
+        """(value, low, high) seconds: the 99th percentile of all calls of the blocks kept, with the order statistics of its binomial 90 % interval."""
         pooled = sorted(ns / 1e9 for block in self.kept() for ns in block)
         count = len(pooled)
         half = 1.645 * math.sqrt(count * 0.99 * 0.01)

@@ -49,6 +49,7 @@ class Setting:
     start: float
     in_process: bool = False
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    compiled: bool = True
     """What each family may train on, its usual one first; the CPU where nothing is said."""
     target_rows: int | None = None
     ensembles: bool = False

@@ -19,8 +19,10 @@ FOLDS = 5
 ETA = 4
 """Rows grow by this factor from rung to rung (Hyperband's usual 3 or 4)."""
 SMALLEST_RUNG = 2000
-LEAST_LAW_ROWS = 30
-"""From fewer rows than these nothing is learned about how a model grows."""
+LEAST_LAW_ROWS, LEAST_EIGHTH = 30, 500
+"""From fewer rows than the first nothing is learned about how a model grows; an eighth of the rows of the second number or more tells
+as much as half of them for a quarter of the fit (`python benchmarks/laws.py --steps 8 4 1`).
+"""
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
 LEAST_GROUPS = 5
@@ -96,10 +98,12 @@ class Split:
             rungs.insert(0, rungs[0] // ETA)
         return rungs
 
-    def law_rows(self) -> list[int]:
-        """The row counts that laws are fitted on: a quarter, half and all of the training rows, as far as they are enough."""
-        full = self.rungs()[-1]
-        return [n for n in (full // 4, full // 2) if n >= LEAST_LAW_ROWS] + [full]
+    def law_rows(self, rows: int) -> list[int]:
+        """The row counts that the law of a model fitted on so many rows needs beside them: an eighth and a quarter, or of few rows a
+        quarter and half of them, as far as they are enough.
+        """
+        parts = (8, 4) if rows // 8 >= LEAST_EIGHTH else (4, 2)
+        return [n for n in (rows // part for part in parts) if n >= LEAST_LAW_ROWS]
 
     def save(self, path: Path) -> None:
         parts: dict[str, Any] = {

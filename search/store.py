@@ -5,7 +5,7 @@ format into the new one (they run in one transaction when an older file is opene
 in `tests/search/` and a test that opens it. A file of a newer format than this code's is refused.
 
 Tables: meta (key, JSON value); trials (number, status, seconds since the epoch, JSON of `Trial.as_dict`); arrays (trial,
-name, dtype, shape, bytes), the per-row losses; events (seconds since the epoch, kind, JSON).
+name, dtype, shape, bytes), the per-row losses.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (number INTEGER PRIMARY KEY, status TEXT NOT NULL, created REAL NOT NULL, trial TEXT NOT NULL);
 CREATE TABLE arrays (trial INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
   data BLOB NOT NULL, PRIMARY KEY (trial, name));
-CREATE TABLE events (id INTEGER PRIMARY KEY, created REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 """
 
 
 class Store:
-    """One run's trials, arrays, events and settings: `Store.create(path, meta)` or `Store.open(path)`.
+    """One run's trials, arrays and settings: `Store.create(path, meta)` or `Store.open(path)`.
 
     Threads may share it. One process at a time holds it: a lock file beside it (`run.db.lock`), which the system frees
-    when its process ends, however it ends. What `add_trial`, `add_event` and `set_meta` have returned from is on disk;
+    when its process ends, however it ends. What `add_trial` and `set_meta` have returned from is on disk;
     `put_array` is kept with the next of them, so that a trial and its arrays are there together or not at all.
     """
 
@@ -135,7 +134,7 @@ class Store:
     # -- arrays --------------------------------------------------------------------------------------------------------
 
     def put_array(self, trial: int, name: str, array: NDArray[Any]) -> None:
-        """Keeps an array of a trial (losses go as float32) with the next `add_trial`, `add_event` or `set_meta`."""
+        """Keeps an array of a trial (losses go as float32) with the next `add_trial` or `set_meta`."""
         plain = np.asarray(array)
         if plain.dtype.hasobject:
             raise UsageError(f"array {name!r} of trial {trial} holds objects: only plain numbers are stored")
@@ -153,19 +152,7 @@ class Store:
         rows = self._read("SELECT trial, dtype, shape, data FROM arrays WHERE name = ? ORDER BY trial", name)
         return {trial: _array(dtype, shape, data) for trial, dtype, shape, data in rows}
 
-    # -- events and settings -------------------------------------------------------------------------------------------
-
-    def add_event(self, kind: str, **data: Any) -> None:
-        """Keeps an event with the time of now."""
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT INTO events (created, kind, data) VALUES (?, ?, ?)", (time.time(), kind, _text(data))
-            )
-
-    def events(self, kind: str | None = None) -> list[tuple[float, str, dict[str, Any]]]:
-        """(seconds since the epoch, kind, data) of all events, or of one kind, in their order."""
-        rows = self._read("SELECT created, kind, data FROM events ORDER BY id")
-        return [(created, what, json.loads(data)) for created, what, data in rows if kind is None or what == kind]
+    # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keeps a setting, anything that JSON can hold."""

@@ -232,11 +232,13 @@ class Study(Record):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _last_resort(self, pool: Executor) -> None:
-        """Fits the simplest family once more, in this process where it is ours: there is a model, however short the budget was."""
+        """Fits the simplest family once more, in this process where it and the metric are ours, which neither hang nor crash: there
+        is a model, however short the budget was.
+        """
         families = list(self.setting.families.values())
         family = next((f for f in families if fits_here(f)), families[0])
-        wall = min(NO_WALL, self.left())
-        if not fits_here(family) and (wall < 0.3 or self.interrupted or self._broken):
+        wall, here = min(NO_WALL, self.left()), fits_here(family) and self.setting.metric.own
+        if not here and (wall < 0.3 or self.interrupted or self._broken):
             return
         if self.setting.limits.trials is not None and self._used() >= self.setting.limits.trials:
             return
@@ -244,7 +246,7 @@ class Study(Record):
             {"family": family.name, **family.starts(self.setting.facts)[0]}, family, self.setting.facts, 1
         )
         trial = Trial(self.take_number(), plan, self.rungs[0], 0, "skipped", point=(("family", family.name),))
-        self._start(pool, trial, wall, here=fits_here(family))
+        self._start(pool, trial, wall, here=here)
         self._drain(lambda: 0.0)
         self.cancel.clear()
 

@@ -36,18 +36,25 @@ Floats = NDArray[np.float64]
 
 
 def calibrated(
-    task: str, metric: Metric, y: NDArray[Any], prediction: Floats, weights: Floats | None, cut: int
+    task: str,
+    metric: Metric,
+    y: NDArray[Any],
+    prediction: Floats,
+    weights: Floats | None,
+    cut: int,
+    clusters: NDArray[np.int64],
 ) -> Iterator[tuple[str, tuple[float, ...], Floats]]:
     """(method, curve, prediction of all rows) of the calibrations that are better than none by a standard error of that.
 
     The curve is fitted on the first `cut` rows, which steer the search, and moves the predictions of the others. Of those
-    rows each is moved by a curve that it had no part in, so that none seems better than it is on new ones. Nothing is
+    rows each is moved by a curve that neither it nor its group (`clusters` are their codes, if there are any) had a part in, so
+    that none seems better than it is on new ones. Nothing is
     calibrated for metrics that don't read probabilities, or only their order.
     """
     if not metric.needs_proba or metric.name.startswith(RANKS):
         return
-    known, w = y[:cut], None if weights is None else weights[:cut]
-    part = np.random.default_rng(0).permutation(cut) % PARTS  # rows in turn may be classes in turn
+    known, w, groups = y[:cut], None if weights is None else weights[:cut], clusters[:cut]
+    part = halves(cut, groups)
     best = prediction
     for method in calibrate.methods(task, cut * (PARTS - 1) // PARTS):
         curve = calibrate.fit(method, known, prediction[:cut], w)
@@ -55,26 +62,40 @@ def calibrated(
             continue
         moved = calibrate.apply(method, curve, prediction)
         try:
-            if not _better(metric, known, moved[:cut], prediction[:cut], w):  # not even where it was fitted
+            if not _better(metric, known, moved[:cut], prediction[:cut], w, groups):  # not even where it was fitted
                 continue
             for k in range(PARTS):
                 others, own = part != k, np.flatnonzero(part == k)
                 part_w = None if w is None else w[others]
                 apart = calibrate.fit(method, known[others], prediction[:cut][others], part_w, like=curve)
                 moved[own] = prediction[own] if apart is None else calibrate.apply(method, apart, prediction[own])
-            if _better(metric, known, moved[:cut], best[:cut], w):
+            if _better(metric, known, moved[:cut], best[:cut], w, groups):
                 best = moved
                 yield method, curve, moved
         except DataError as problem:
             log.info("a calibration by %s is not scored: %s", method, problem)
 
 
-def _better(metric: Metric, y: NDArray[Any], one: Floats, other: Floats, weights: Floats | None) -> bool:
+def halves(rows: int, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows,) which of PARTS parts a row is in: whole groups, where `clusters` has their codes, at random."""
+    unit = np.unique(clusters, return_inverse=True)[1] if len(clusters) else np.arange(rows)
+    part = np.random.default_rng(0).permutation(int(unit.max()) + 1) % PARTS  # rows in turn may be classes in turn
+    return np.asarray(part[unit], np.int64)
+
+
+def _better(
+    metric: Metric,
+    y: NDArray[Any],
+    one: Floats,
+    other: Floats,
+    weights: Floats | None,
+    clusters: NDArray[np.int64],
+) -> bool:
     """Whether the one prediction's error is smaller by more than the standard error of the difference."""
     if metric.error(y, one, weights) >= metric.error(y, other, weights):
         return False
-    gain = metric.influence(y, other, weights) - metric.influence(y, one, weights)
-    return bool(gain.mean() > gain.std() / math.sqrt(len(y)))
+    gain = metric.influence(y, other, weights, clusters) - metric.influence(y, one, weights, clusters)
+    return bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
 
 
 def with_calibration(costs: Measurement) -> Measurement:

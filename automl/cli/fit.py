@@ -47,6 +47,9 @@ Examples:
 """
 
 
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="A line on stderr for each trial.")
+
+
 @click.command("fit", help=FIT_HELP, short_help="Search, and write the front of models to a run folder.")
 @click.argument("train", type=DataFile())
 @click.option("--target", metavar="COL", required=True, help="The column to predict.")
@@ -107,7 +110,15 @@ Examples:
     show_default=True,
     help="Where networks train; auto searches both where there is a GPU.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What models are served on: the better of both engines, or onnxruntime alone (needs no C compiler there).",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
+@VERBOSE
 @common
 def fit(train: Path, **options: Any) -> None:
     out = options["out"] or Path(f"{run_name(train)}-run")
@@ -120,59 +131,55 @@ def fit(train: Path, **options: Any) -> None:
 
     with watch(quiet=options["quiet"], verbose=options["verbose"]) as view:
         try:
-            model = api.fit(train, run_dir=out, _start=STARTED, _listener=view, **arguments(options))
+            model = api.fit_timed(train, None, **arguments(options, out), start=STARTED, listener=view)
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{kept(out)}", error.nearest) from error
         if options["test"] is not None:
             try:
                 score_on(model.front_, options["test"], options)
             except AutoMLError as error:  # what was found is not lost for it
-                show_front(model.front_, out, as_json=options["as_json"])
+                show_front(model.front_, out, as_json=options["as_json"], quiet=options["quiet"])
                 raise type(error)(f"the models are not scored on --test: {error}{kept(out)}") from error
-    show_front(model.front_, out, as_json=options["as_json"])
+    show_front(model.front_, out, as_json=options["as_json"], quiet=options["quiet"])
 
 
 @click.command("resume", help=RESUME_HELP, short_help="Continue an interrupted or finished run.")
 @click.argument("run", type=Existing())
 @click.option("--budget", type=SECONDS, metavar="T", help="Wall time to spend now.  [default: what was left]")
+@VERBOSE
 @common
 def resume(run: Path, budget: float | None, *, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
     from .. import api
     from ..progress import watch
 
     with watch(quiet=quiet, verbose=verbose) as view:
-        model = api.resume(run, budget, _start=STARTED, _listener=view)
-    show_front(model.front_, run, as_json=as_json)
+        model = api.resume_timed(run, budget, start=STARTED, listener=view)
+    show_front(model.front_, run, as_json=as_json, quiet=quiet)
 
 
-def arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The command line's options as the keywords of `automl.fit`."""
+def arguments(options: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The command line's options as the keywords of `automl.api.fit_timed`."""
     from ..api import Budget
 
     time = options["budget"] or (None if options["trials"] else DEFAULT_SECONDS)
-    same = (
-        "target",
-        "task",
-        "groups",
-        "time",
-        "metric",
-        "objectives",
-        "families",
-        "exclude",
-        "strategy",
-        "target_rows",
-    )
-    return {
+    same = ("metric", "objectives", "families", "exclude", "strategy", "target_rows", "device", "engine")
+    search = {
         **{name: options[name] for name in same},
         **within(options),
         "budget": time if options["trials"] is None else Budget(time=time, trials=options["trials"]),
-        "reading": reading(options) | {"infinite": options["infinite"], "weights": options["weights"]},
         "memory_limit": options["memory_limit"],
         "n_jobs": options["jobs"],
-        "device": options["device"],
         "random_state": options["seed"],
+        "run_dir": out,
         "overwrite": options["overwrite"],
-        "_extra": (0.0, 0.0) if options["test"] is None else test_cost(options["test"], time),
+    }
+    return {
+        "target": options["target"],
+        "task": options["task"],
+        "held": {"sample_weight": options["weights"], "groups": options["groups"], "time": options["time"]},
+        "reading": reading(options) | {"infinite": options["infinite"]},
+        "options": search,
+        "extra": (0.0, 0.0) if options["test"] is None else test_cost(options["test"], time),
     }
 
 
@@ -303,7 +310,7 @@ def check_names(options: dict[str, Any]) -> None:
         Metric.resolve(metric, named)
 
 
-def show_front(front: Front, run: Path, *, as_json: bool) -> None:
+def show_front(front: Front, run: Path, *, as_json: bool, quiet: bool) -> None:
     """The front on stdout, and on stderr what to do next."""
     if as_json:
         show.as_json(front.as_dict())
@@ -311,8 +318,8 @@ def show_front(front: Front, run: Path, *, as_json: bool) -> None:
     show.table(front.table())
     if front.found.get("target_rows"):
         show.table(front.at(front.found["target_rows"]).table())
-    best = front[0].id
-    click.echo(
-        f"choose one: automl choose {run} --max-latency 1ms; take one: automl export {run} --model {best} -o PATH",
-        err=True,
-    )
+    if not quiet:
+        click.echo(
+            f"choose one: automl choose {run} --max-latency 1ms; take one: automl export {run} --model {front.choose().id} -o PATH",
+            err=True,
+        )

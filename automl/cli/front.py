@@ -10,7 +10,7 @@ import click
 from . import show
 from .options import ROWS, Existing, common, limits, within
 
-FRONT_HELP = """Show the models of a run, from most accurate to cheapest, as they were measured.
+FRONT_HELP = """Show the models of a run, the most accurate first, as they were measured.
 
 \b
 Examples:
@@ -20,7 +20,8 @@ Examples:
   automl front train-run --json | python -m json.tool
 """
 
-CHOOSE_HELP = """Print the model of a run that is best within limits; exit 4, naming the limit to lift, if there is none.
+CHOOSE_HELP = """Print the model of a run that is best within limits; exit 4, naming the limit to lift, if there is none. Limits that the run
+was given hold as well, unless another value is given.
 
 \b
 Examples:
@@ -50,7 +51,12 @@ def front(run: Path, *, at_rows: int | None, as_csv: bool, as_json: bool, **opti
 @click.command("choose", help=CHOOSE_HELP, short_help="Print the best model within limits.")
 @click.argument("run", type=Existing())
 @limits
-@click.option("--at-rows", type=ROWS, metavar="N", help="Hold the limits against the forecast at N training rows.")
+@click.option(
+    "--at-rows",
+    type=ROWS,
+    metavar="N",
+    help="Hold the limits against the forecast at N training rows.  [default: the run's target rows]",
+)
 @click.option(
     "--prefer",
     type=click.Choice(["accuracy", "knee", "cheapest_within"]),
@@ -81,4 +87,5 @@ def choose(
         return
     head, *body = found.table()
     show.table([head, next(line for line in body if line[0] == model.id)])
-    click.echo(f"its artifact: {model.path}", err=True)
+    if not options["quiet"]:
+        click.echo(f"its artifact: {model.path}", err=True)

@@ -30,7 +30,7 @@ HELP = """Tabular AutoML that returns the whole Pareto front: deployable models,
 \b
 Examples:
   automl fit train.csv --target income --budget 5m      search, and write ./train-run
-  automl front train-run                                the models, from most accurate to cheapest
+  automl front train-run                                the models, the most accurate first
   automl choose train-run --max-latency 100us           the best model within a limit
   automl scale train-run --rows 10M                     what they become on more rows
   automl predict train-run new.csv -o predictions.csv

@@ -42,6 +42,7 @@ def process_start() -> float:
 
 STARTED = process_start()
 """When the command began: its budget counts from here."""
+MODEL = "The model of the run.  [default: the most accurate within the run's limits]"
 VERSION = click.version_option(automl.__version__, "--version", prog_name="automl")
 
 
@@ -127,11 +128,10 @@ def _near(path: Path) -> str:
 
 
 def common(command: Command) -> Command:
-    """--json, --quiet, --verbose, --debug and --version."""
+    """--json, --quiet, --debug and --version."""
     for option in (
         VERSION,
         click.option("--debug", is_flag=True, help="On an unexpected error show its traceback."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr: a line for each trial."),
         click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr, only warnings."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
     ):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import show
-from .options import DataFile, Existing, common, csv
+from .options import MODEL, DataFile, Existing, common, csv
 from .use import artifact_of
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ..explain import Explainer
     from ..stream import Chunks
 
-PREDICT_HELP = """Predict the rows of DATA (CSV or Parquet; - is standard input) with a model of a run (the most accurate one, or
+PREDICT_HELP = """Predict the rows of DATA (CSV or Parquet; - is standard input) with a model of a run (the most accurate within its limits, or
 --model) or with an artifact. Rows keep their order; memory stays the same however many there are.
 
 \b
@@ -40,13 +42,18 @@ to the raw score. The base value is the mean raw score of the --background rows.
 distance from the background's mean (Lundberg and Lee, 2017); trees: path-dependent TreeSHAP with the background's
 shares at each split (Lundberg, Erion and Lee, 2018), with a column, not its encoded parts, as the player. For
 several classes the score explained is the predicted class's.
+
+In CSV a label that a spreadsheet would run as a formula has ' in front; --json has it as it is.
 """
+
+FORMULA = re.compile(r"\s*(=.|[+@-].*[(!|])", re.DOTALL)
+"""Text that a spreadsheet runs: "=A1", "-SUM(A1)", "@SUM(A1)", "+cmd|' /C calc'!A1"; not "-", "+ve" or "@home"."""
 
 
 @click.command("predict", help=PREDICT_HELP, short_help="Predict the rows of a file.")
 @click.argument("run", metavar="RUN|ARTIFACT", type=Existing())
 @click.argument("data", type=DataFile(stdin=True))
-@click.option("--model", "name", metavar="ID", help="The model of the run.  [default: the most accurate]")
+@click.option("--model", "name", metavar="ID", help=MODEL)
 @click.option("--proba", is_flag=True, help="Also a column of probability for each class.")
 @click.option("--explain", is_flag=True, help="Also what each column adds to the raw score (linear models and trees).")
 @click.option(
@@ -60,7 +67,7 @@ several classes the score explained is the predicted class's.
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="CSV to write, whole or not at all.  [default: stdout]",
+    help="CSV to write, whole or not at all (but for a pipe or device).  [default: stdout]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
 @csv
@@ -80,10 +87,7 @@ def predict(
     encoding: str | None,
     **options: Any,
 ) -> None:
-    if out is not None and out.exists() and not options["overwrite"]:
-        raise click.UsageError(f"{out} exists: choose another -o, or pass --overwrite.")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise click.UsageError(f"-o {out}: there is no folder {out.parent}; make it, or choose another.")
+    opening = target(out, options["overwrite"])
     if background is not None and not explain:
         raise click.UsageError("--background is for --explain; leave it out, or add that.")
     from automl.estimators.runtime import load
@@ -97,6 +101,9 @@ def predict(
     explainer = _explainer(place, model) if explain else None
     opened = partial(open_chunks, used=model.used, texts=text_columns(model.encoder))
     with opened(data, sep=sep, decimal=decimal, encoding=encoding) as chunks:
+        said = () if options["quiet"] else chunks.notes
+        for note in said:
+            click.echo(f"note: {note}", err=True)
         check_cells(model, chunks)
         if explainer is not None and background is None:
             _learn(explainer, model, chunks)
@@ -105,8 +112,8 @@ def predict(
                 check_cells(model, others)
                 _learn(explainer, model, others)
         parts = (columns_of(model, frame, proba, explainer) for frame in chunks)
-        with target(out) as file:
-            _write_json(parts, file) if as_json else _write_csv(parts, file)
+        with opening() as file:
+            _write_json(parts, file) if as_json else _write_csv(parts, file, written_otherwise(labels_of(model)))
 
 
 def columns_of(
@@ -117,12 +124,18 @@ def columns_of(
     labels = model.classes_
     probabilities = model.predict_proba(frame) if labels is not None and (proba or explainer) else None
     if proba and labels is not None and probabilities is not None:
-        columns |= {f"probability_{label}": probabilities[:, k].tolist() for k, label in enumerate(labels)}
+        columns |= {f"probability_{name}": probabilities[:, k].tolist() for k, name in enumerate(names_of(labels))}
     if explainer is not None:
         encoded = model.encoder.transform(frame)
         explainer.check(encoded, columns["prediction"] if probabilities is None else probabilities)
         columns |= explainer.columns(encoded)
     return columns
+
+
+def names_of(labels: Sequence[Any]) -> list[str]:
+    """The text of each label; as Python writes them where two have the same, such as 1 and "1"."""
+    found = [str(label) for label in labels]
+    return found if len(set(found)) == len(found) else [repr(label) for label in labels]
 
 
 def _explainer(place: Path, model: runtime.Model) -> Explainer:
@@ -139,7 +152,9 @@ def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks) -> None:
             "one row has nothing to be compared with: give --background FILE, such as the training data."
         )
     if explainer.rows < 30:
-        click.echo(f"note: the base value is the mean of {explainer.rows} rows only; --background takes more", err=True)
+        click.echo(
+            f"warning: the base value is the mean of {explainer.rows} rows only; --background takes more", err=True
+        )
 
 
 def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:

@@ -47,6 +47,8 @@ def scale(
 ) -> None:
     if backtest == (rows is not None):
         raise click.UsageError("Give either --rows N or --backtest.")
+    if backtest and (max_training_time, max_training_memory) != (None, None):
+        raise click.UsageError("--max-training-time and --max-training-memory go with --rows N, not with --backtest.")
     if backtest:
         _backtest(run, as_json=as_json, quiet=quiet)
         return
@@ -100,7 +102,7 @@ def _backtest(run: Path, *, as_json: bool, quiet: bool) -> None:
         show.as_json({**asdict(found), "results": [asdict(r) for r in found.results]})
         return
     show.table([HEADER, *(_cells(result) for result in found.results)])
-    click.echo(f"{found.fits} fits took {show_seconds(found.seconds)}", err=True)
+    say(f"{found.fits} fits took {show_seconds(found.seconds)}")
     for line in found.failed:
         click.echo(f"left out: {line}", err=True)
 

@@ -11,12 +11,12 @@ import click
 from automl.estimators.errors import ResourceError
 
 from . import show
-from .options import BYTES, Existing, common
+from .options import BYTES, MODEL, Existing, common
 
 if TYPE_CHECKING:
     from ..serving.model import Served
 
-SERVE_HELP = """Serve a model of a run (the most accurate one, or --model) or an artifact over HTTP until SIGTERM or Ctrl-C.
+SERVE_HELP = """Serve a model of a run (the most accurate within its limits, or --model) or an artifact over HTTP until SIGTERM or Ctrl-C.
 
 \b
 Examples:
@@ -43,7 +43,7 @@ Needs: pip install "automl-frontier[serve]"
 
 @click.command("serve", help=SERVE_HELP, short_help="Serve a model over HTTP.")
 @click.argument("run", metavar="RUN|ARTIFACT", type=Existing())
-@click.option("--model", "model", metavar="ID", help="The model of the run.  [default: the most accurate]")
+@click.option("--model", "model", metavar="ID", help=MODEL)
 @click.option("--name", default="", metavar="NAME", help="The model's name in the URL.  [default: the artifact's]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one than this machine's needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
@@ -63,6 +63,7 @@ Needs: pip install "automl-frontier[serve]"
 @click.option("--max-body", type=BYTES, default="16MB", show_default=True, metavar="SIZE", help="Of one request.")
 @click.option("--max-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Of one request.")
 @click.option("--max-concurrency", type=click.IntRange(1), default=512, show_default=True, help="Requests at a time.")
+@click.option("-v", "--verbose", is_flag=True, help="A line on stderr for each request.")
 @common
 def serve(
     run: Path,

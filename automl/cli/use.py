@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from . import show
-from .options import Existing, common
+from .options import MODEL, Existing, common
 
-EXPORT_HELP = """Write a model of a run (the most accurate one, or --model) or an artifact in a form that others load.
+EXPORT_HELP = """Write a model of a run (the most accurate within its limits, or --model) or an artifact in a form that others load.
 
 \b
 Examples:
@@ -36,7 +36,7 @@ it went. A format that cannot hold a model refuses it, with the reason (exit cod
 
 @click.command("export", help=EXPORT_HELP, short_help="Write a model in a form that others load.")
 @click.argument("run", metavar="RUN|ARTIFACT", type=Existing())
-@click.option("--model", "name", metavar="ID", help="The model of the run.  [default: the most accurate]")
+@click.option("--model", "name", metavar="ID", help=MODEL)
 @click.option(
     "--format", "form", default="bundle", show_default=True, metavar="FORMAT", help="One of the formats above."
 )
@@ -72,7 +72,10 @@ def export(
 
 
 def artifact_of(path: Path, name: str | None) -> Path:
-    """The artifact at `path`: itself, or the one called `name` (the most accurate if None) of the run there."""
+    """The artifact at `path`: itself, or the one called `name` of the run there; if None the most accurate within the run's limits.
+
+    Raises InfeasibleError where no model meets these.
+    """
     if path.is_file() or (path / "manifest.json").exists():
         if name is not None:
             raise click.UsageError(f"{path} is one artifact, so --model {name} has no meaning; leave it out.")
@@ -80,4 +83,4 @@ def artifact_of(path: Path, name: str | None) -> Path:
     from ..front import open_run
 
     front = open_run(path)
-    return (front[0] if name is None else front.get(name)).path
+    return (front.choose() if name is None else front.get(name)).path

@@ -11,13 +11,13 @@ from automl.estimators.errors import InfeasibleError
 from automl.search.units import show_bytes, show_score, show_seconds
 
 from . import show
-from .options import SECONDS, DataFile, Existing, common, csv, limits, within
+from .options import MODEL, SECONDS, DataFile, Existing, common, csv, limits, within
 from .use import artifact_of
 
 if TYPE_CHECKING:
     from ..verify import Verified
 
-VERIFY_HELP = """Measure a model of a run (the most accurate one, or --model) or an artifact again on this machine, and compare with
+VERIFY_HELP = """Measure a model of a run (the most accurate within its limits, or --model) or an artifact again on this machine, and compare with
 what its record says. Exit 4, naming what was found and what is allowed, if a limit is broken; 6 if the artifact
 is corrupt.
 
@@ -35,7 +35,7 @@ the record. Without --data, the rows are made up from the artifact's schema.
 
 @click.command("verify", help=VERIFY_HELP, short_help="Measure a model again on this machine; check limits.")
 @click.argument("run", metavar="RUN|ARTIFACT", type=Existing())
-@click.option("--model", "name", metavar="ID", help="The model of the run.  [default: the most accurate]")
+@click.option("--model", "name", metavar="ID", help=MODEL)
 @click.option("--data", type=DataFile(), metavar="FILE", help="Rows to predict (CSV or Parquet).")
 @click.option("--budget", type=SECONDS, default="5s", show_default=True, metavar="T", help="How long to measure.")
 @csv

@@ -67,22 +67,25 @@ class Served:
         return [self.label(row) for row in probabilities], probabilities
 
     def label(self, row: Sequence[float]) -> Any:
-        """The label that `predict` gives where these are the probabilities."""
+        """The label that `predict` gives where these are the probabilities; None where they are no numbers."""
+        if not all(map(math.isfinite, row)):
+            return None
         return self.labels[int(row[1] > 0.5) if self.task == "binary" else row.index(max(row))]
 
     def problems(self, rows: Sequence[Any], most: int = 20) -> list[dict[str, Any]]:
         """What is wrong with rows of JSON, each with its row and field; [] if nothing is."""
         return problems_of(self.fields, rows, most)
 
-    def refuses(self, other: Served) -> str:
-        """Why `other` cannot take this one's place while it serves; "" if it can."""
-        if other.task != self.task:
-            return f"its task is {other.task}, the one being served does {self.task}"
-        known = {field.name for field in self.fields} | set(self.model.columns)
-        new = [field.name for field in other.fields if field.name not in known and not field.optional]
-        if new:
-            return f"it needs the column {runtime.shown(new[0])}, which the one being served does not have"
-        return ""
+
+def refuses(first: Mapping[str, Any], served: Served) -> str:
+    """Why `served` cannot take the place of the artifact with the manifest `first`, by which clients send rows; "" if it can."""
+    if served.task != first["task"]:
+        return f"its task is {served.task}, the server began with {first['task']}"
+    known = set(runtime.RowEncoder(first["encoder"]).columns)
+    new = [field.name for field in served.fields if field.name not in known and not field.optional]
+    if new:
+        return f"it needs the column {runtime.shown(new[0])}, which the model that the server began with does not have"
+    return ""
 
 
 def name_of(path: str | os.PathLike[str]) -> str:
@@ -105,12 +108,20 @@ def _answer_one(served: Served) -> Callable[[Any], bytes]:
 
 
 def _answer_probabilities(served: Served) -> Callable[[list[float]], bytes]:
-    """Probabilities to {"prediction": label, "probabilities": {label: probability}}, written by one template a label."""
+    """Probabilities to {"prediction": label, "probabilities": {label: probability}}, written by one template a label.
+
+    Where they are no numbers, all of it is null.
+    """
     texts = [json.dumps(label).encode() for label in served.labels]
-    keys = [json.dumps(runtime.level_of(label)).encode() for label in served.labels]
+    names = [runtime.level_of(label) for label in served.labels]
+    if len(set(names)) < len(names):  # 1 and "1"
+        names = [repr(label) for label in served.labels]
+    keys = [json.dumps(name).encode() for name in names]
     body = b",".join(key.replace(b"%", b"%%") + b":%a" for key in keys)
     templates = [b'{"prediction":' + text.replace(b"%", b"%%") + b',"probabilities":{' + body + b"}}" for text in texts]
+    nothing = b'{"prediction":null,"probabilities":{' + b",".join(key + b":null" for key in keys) + b"}}"
+    isfinite = math.isfinite
     if served.task == "binary":
         no, yes = templates
-        return lambda row: (yes if row[1] > 0.5 else no) % (row[0], row[1])
-    return lambda row: templates[row.index(max(row))] % tuple(row)
+        return lambda row: (yes if row[1] > 0.5 else no) % (row[0], row[1]) if isfinite(row[1]) else nothing
+    return lambda row: templates[row.index(max(row))] % tuple(row) if isfinite(sum(row)) else nothing

@@ -2,7 +2,8 @@
 
 SIGTERM and SIGINT stop gracefully: no new connections, requests in flight are answered. SIGHUP looks at the artifact again;
 so does a clock, by the stamps of its files, so that replacing it (a rename, a link that is pointed elsewhere) is enough. The
-new one is checked, loaded and tried beside the old one, which serves until it is ready, and goes on where it is refused.
+new one is checked, loaded and tried beside the old one, which serves until it is ready, and goes on where it is refused. A
+worker that died begins with what lies there now: where that is refused it is tried again, and the others go on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -26,18 +27,20 @@ import uvicorn
 from .app import App, Limits
 from .beside import ArtifactError, UsageError, runtime
 from .metrics import Metrics
-from .model import Served, name_of
+from .model import Served, name_of, refuses
 from .wire import Connection
 
 log = logging.getLogger("automl.serving")
 
 WATCH_SECONDS = 1.0
 CLIENT_SECONDS = 20.0
-"""A client that has begun a request has so long to send it; one that sends nothing is not kept longer either."""
+"""A client that has begun a request has so long to send it; one that sends nothing, or reads nothing of its answer, is not kept
+longer either."""
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 30
 BACKLOG = 2048
 RESTART_SECONDS = 1.0
+"""Before a worker that ended is started again; five times as long where it could not begin."""
 PASSED = ("SIGTERM", "SIGINT", "SIGHUP")
 """The signals that the parent passes on to its workers."""
 
@@ -83,7 +86,7 @@ def serve(setting: Setting, ready: Callable[[str, Served], None] | None = None) 
     `ready` is called once with the address when the first worker answers. Raises UsageError (no such artifact, the address is
     in use) and ArtifactError.
     """
-    runtime.check(setting.path)
+    first = runtime.check(setting.path)
     listening = listen(setting.host, setting.port)
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -94,9 +97,9 @@ def serve(setting: Setting, ready: Callable[[str, Served], None] | None = None) 
             ready(address, served)
 
     if setting.workers == 1:
-        _Worker(setting, listening, metrics, tell).run()
+        _Worker(setting, listening, metrics, tell, first).run()
         return 0
-    return _Parent(setting, listening, metrics, tell).run()
+    return _Parent(setting, listening, metrics, tell, first).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -124,16 +127,21 @@ class _Server(uvicorn.Server):
 
 
 class _Worker:
-    """One process's event loop."""
+    """One process's event loop. `first` is the manifest with which the server began, and which all that it serves must suit."""
 
     def __init__(
-        self, setting: Setting, listening: socket.socket, metrics: Metrics, tell: Callable[[Served], None]
+        self,
+        setting: Setting,
+        listening: socket.socket,
+        metrics: Metrics,
+        tell: Callable[[Served], None],
+        first: Mapping[str, Any],
     ) -> None:
-        self.setting, self.listening, self.tell = setting, listening, tell
+        self.setting, self.listening, self.tell, self.first = setting, listening, tell, first
         self.name = setting.name or name_of(setting.path)
         self.stamp = stamp_of(setting.path)
         self.app = App(
-            Served(setting.path, self.name),
+            self._load(),
             token=setting.token,
             limits=setting.limits,
             counters=metrics,
@@ -157,6 +165,14 @@ class _Worker:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self.server = _Server(config)
         self.look = asyncio.Event()
+
+    def _load(self) -> Served:
+        """What lies at the path now. Raises ArtifactError where it is corrupt or cannot take the first one's place."""
+        served = Served(self.setting.path, self.name)
+        reason = refuses(self.first, served)
+        if reason:
+            raise ArtifactError(f"{self.setting.path} is refused: {reason}")
+        return served
 
     def run(self) -> None:
         asyncio_run = asyncio.Runner(loop_factory=self.server.config.get_loop_factory())
@@ -203,13 +219,11 @@ class _Worker:
                 await self._swap(stamp)
 
     async def _swap(self, stamp: Any) -> None:
+        self.stamp = stamp
         try:
-            served = await asyncio.to_thread(Served, self.setting.path, self.name)
-            reason = self.app.served.refuses(served)
+            served = await asyncio.to_thread(self._load)
         except Exception as error:
             reason = str(error) if isinstance(error, ValueError) else repr(error)
-        self.stamp = stamp
-        if reason:
             self.app.metrics.swapped(False)
             log.error(
                 "%s is not swapped in, version %s goes on: %s", self.setting.path, self.app.served.version, reason
@@ -220,14 +234,16 @@ class _Worker:
         log.warning("version %s took over from %s", served.version, before.version)
 
     async def _sweep(self) -> None:
-        """Closes connections whose clients have been at sending a request for too long (uvicorn has no limit of its own)."""
+        """Closes connections whose clients take too long to send a request or to read an answer (uvicorn has no limits)."""
         began: dict[Any, tuple[int, float]] = {}
         while True:
             await asyncio.sleep(CLIENT_SECONDS / 4)
             now, connections = time.monotonic(), self.server.server_state.connections
             began = {connection: since for connection, since in began.items() if connection in connections}
             for connection in cast(list[Connection], list(connections)):
-                if connection.overdue(now, KEEP_ALIVE_SECONDS, began, CLIENT_SECONDS):
+                if connection.stuck(now, CLIENT_SECONDS):
+                    connection.transport.abort()  # `close` would wait until all is sent
+                elif connection.overdue(now, KEEP_ALIVE_SECONDS, began, CLIENT_SECONDS):
                     connection.transport.close()
 
 
@@ -241,13 +257,19 @@ def stamp_of(path: Path) -> Any:
 
 
 class _Parent:
-    """Forks the workers, passes signals on, and replaces one that died."""
+    """Forks the workers, passes signals on, and replaces one that died; where one cannot begin at the first time, all end."""
 
     def __init__(
-        self, setting: Setting, listening: socket.socket, metrics: Metrics, tell: Callable[[Served], None]
+        self,
+        setting: Setting,
+        listening: socket.socket,
+        metrics: Metrics,
+        tell: Callable[[Served], None],
+        first: Mapping[str, Any],
     ) -> None:
-        self.setting, self.listening, self.metrics, self.tell = setting, listening, metrics, tell
-        self.workers: dict[int, tuple[int, float]] = {}
+        self.setting, self.listening, self.metrics, self.tell, self.first = setting, listening, metrics, tell, first
+        self.workers: dict[int, tuple[int, bool]] = {}
+        """By process: which one it is, and whether it was started again."""
         self.stopping = False
 
     def run(self) -> int:
@@ -258,18 +280,25 @@ class _Parent:
         failed = 0
         while self.workers:
             pid, status = os.waitpid(-1, 0)
-            number, began = self.workers.pop(pid, (-1, 0.0))
+            number, again = self.workers.pop(pid, (-1, False))
             if number < 0 or self.stopping:
                 continue
             code = os.waitstatus_to_exitcode(status)
-            if code > 1 and time.monotonic() - began < 5.0:  # it cannot begin, and has said why
+            cannot_begin = code > 1  # and has said why
+            if cannot_begin and not again:
                 failed = code
                 self._pass_on(signal.SIGTERM, None)
                 continue
             log.error("worker %d ended (%d): it is started again", number, code)
-            time.sleep(RESTART_SECONDS)
+            self._pause(RESTART_SECONDS * (5 if cannot_begin else 1))
             self._fork(number, again=True)
         return failed
+
+    def _pause(self, seconds: float) -> None:
+        """Waits, but not where the server is to stop."""
+        end = time.monotonic() + seconds
+        while not self.stopping and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _pass_on(self, number: int, frame: Any) -> None:
         self.stopping = self.stopping or number != getattr(signal, "SIGHUP", None)
@@ -288,7 +317,7 @@ class _Parent:
             return
         pid = os.fork()
         if pid:
-            self.workers[pid] = (number, time.monotonic())
+            self.workers[pid] = (number, again)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
             return
         code = 1
@@ -299,11 +328,14 @@ class _Parent:
             _die_with_parent()
             self.metrics.become(number)
             tell = self.tell if number == 0 and not again else lambda served: None
-            _Worker(self.setting, self.listening, self.metrics, tell).run()
-            code = 0
-        except ValueError as error:  # the project's own errors
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            code = getattr(error, "exit_code", 6 if isinstance(error, ArtifactError) else 2)
+            try:
+                worker = _Worker(self.setting, self.listening, self.metrics, tell, self.first)
+            except ValueError as error:  # the project's own errors
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                code = getattr(error, "exit_code", 6 if isinstance(error, ArtifactError) else 2)
+            else:
+                worker.run()
+                code = 0
         except BaseException:
             log.exception("a worker ended")
         finally:

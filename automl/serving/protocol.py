@@ -121,7 +121,9 @@ def answer(served: Served, request: Mapping[str, Any], columns: Mapping[str, lis
     count = len(predictions)
     datatype = datatype_of(served.labels)
     if datatype == "BYTES":
-        predictions = [label if isinstance(label, str) else runtime.level_of(label) for label in predictions]
+        predictions = [
+            label if label is None or isinstance(label, str) else runtime.level_of(label) for label in predictions
+        ]
     outputs: list[dict[str, Any]] = [
         {"name": "prediction", "datatype": datatype, "shape": [count], "data": predictions},
     ]

@@ -20,14 +20,18 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. `requests` counts what it began, `quiet_since` is when the last was answered here."""
+    """One client's connection. `requests` counts what it began, `quiet_since` is when the last was answered here.
+
+    `unsent` are the bytes of answers that it had yet to take at the last look, `unsent_since` when they last became fewer.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.parser: Any  # None only once the connection is lost
         self.short = self.app if isinstance(self.app, App) and not self.access_log else None
         self.parts: list[bytes] | None = None
-        self.size = self.requests = 0
+        self.size = self.requests = self.unsent = 0
+        self.unsent_since = 0.0
         self.quiet_since: float | None = None
         self.closing = False
         self.unread = 0
@@ -143,6 +147,13 @@ class Connection(HttpToolsProtocol):
             self.closing = True
         else:
             super().shutdown()
+
+    def stuck(self, now: float, most: float) -> bool:
+        """Whether the client has taken none of the answers that wait for it for `most` seconds."""
+        before, self.unsent = self.unsent, self.transport.get_write_buffer_size()
+        if not before or self.unsent < before:
+            self.unsent_since = now
+        return self.unsent > 0 and now - self.unsent_since >= most
 
     def overdue(self, now: float, idle: float, began: dict[Any, tuple[int, float]], most: float) -> bool:
         """Whether the client has been silent for `idle` seconds between requests, or at sending one for `most`.

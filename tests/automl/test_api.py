@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import automl
 from automl import Budget
+from automl.cli.main import run
 from automl.errors import DataError, InfeasibleError, UsageError, UsageTypeError
 from automl.estimators.families.tree import Tree
 from automl.front import open_run
@@ -106,6 +107,30 @@ def test_a_limit_is_kept_or_refused(fitted: Any) -> None:
     assert fitted.front_.choose(prefer="cheapest_within", tolerance=1e6).latency_p50_seconds == min(
         m.latency_p50_seconds for m in fitted.front_
     )
+
+
+def test_the_limits_of_a_run_hold_wherever_its_models_are_chosen(cancer: Any, tmp_path: Path, capsys: Any) -> None:
+    free = automl.fit(*cancer, **QUICK)
+    small = min(m.size_bytes for m in free.front_)
+    assert free.best_.size_bytes > small
+    model = automl.fit(*cancer, **QUICK, max_size=small, run_dir=tmp_path / "run")
+    front = open_run(tmp_path / "run")
+    assert front.limits == {"max_size": small}
+    assert model.best_.size_bytes <= small < front[0].size_bytes
+    assert front.choose().id == front.choose(prefer="knee").id == model.best_.id
+    assert front.choose(max_size="1GB").id == front[0].id
+    assert run(["export", str(tmp_path / "run"), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    manifest = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert manifest == (model.best_.path / "manifest.json").read_bytes()
+    assert run(["choose", str(tmp_path / "run"), "--max-latency", "1ns"]) == 4
+    assert "max_latency" in capsys.readouterr().err
+
+
+def test_all_models_may_be_asked_for_on_onnxruntime(cancer: Any) -> None:
+    model = automl.fit(*cancer, **QUICK, engine="onnx")
+    assert {m.engine for m in model.front_} == {"onnx"}
+    with pytest.raises(UsageError, match="auto, onnx"):
+        automl.fit(*cancer, **QUICK, engine="fast")
 
 
 def test_fit_with_a_limit_that_nothing_meets_keeps_the_run(cancer: Any, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_targets_of_both_parts_are_joined_whatever_their_shape() -> None:
     ("given", "said"),
     [
         ({"y": [0, 1]}, "y is given, and X is a file"),
-        ({"sample_weight": "w"}, 'reading={"weights": "COLUMN"}'),
+        ({"sample_weight": [1, 2]}, "sample_weight is a list"),
         ({"X_val": [[1]], "y_val": [1]}, "X_val is given"),
         ({"groups": [1, 2]}, "groups is a list"),
     ],

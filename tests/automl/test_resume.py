@@ -23,7 +23,7 @@ from automl.errors import DataError, InfeasibleError, ResourceError, UsageError
 from automl.estimators.families.tree import Tree
 from automl.front import open_run
 from automl.inputs import file_meta
-from automl.run import prepare_folder
+from automl.run_folder import prepare_folder
 from automl.search.finish import Finish
 from automl.search.store import Store
 from automl.search.trial import Trial

@@ -15,6 +15,7 @@ from automl.backtest import backtest
 from automl.cli.main import run
 from automl.errors import DataError, InfeasibleError, UsageError
 from automl.front import Front, open_run
+from automl.scale import CERTAIN, certainly_dominated
 
 FAMILIES = ["baseline", "linear", "tree"]
 
@@ -148,3 +149,17 @@ def test_a_target_steers_the_choice_and_its_limits(table: Path) -> None:
         automl.fit(table, **options, target_rows=10**12, max_training_time="1ms")
     with pytest.raises(UsageError, match="target_rows"):
         automl.fit(table, **options, target_rows="many")
+    with pytest.raises(UsageError, match="max_latency_p99 is not forecast"):
+        automl.fit(table, **options, target_rows="1M", max_latency_p99="1s")
+    with pytest.raises(UsageError, match="5 s or more"):
+        automl.fit(table, **(options | {"budget": 2}), target_rows="1M", max_training_time="10h")
+
+
+def test_what_is_surely_no_better_leaves_a_forecast() -> None:
+    def entry(error: float, latency: float) -> dict[str, Any]:
+        values = dict(zip(CERTAIN, (error, 1.0, latency, 1e6), strict=True))
+        return {"forecast": {name: {"value": v, "low": 0.9 * v, "high": 1.1 * v} for name, v in values.items()}}
+
+    model, slower, other = entry(0.1, 1e-5), entry(0.1, 1e-3), entry(0.105, 1e-3)
+    assert certainly_dominated([model, slower, other]) == [False, True, False]
+    assert certainly_dominated([model, model]) == [False, False]

@@ -10,7 +10,7 @@ import pytest
 from automl.errors import DataError
 from automl.estimators.families.tree import Tree
 from automl.estimators.table import Task
-from automl.search.ensemble import MEMBERS, STEPS, Pool, greedy, of_many_families, together
+from automl.search.ensemble import MEMBERS, STEPS, Pool, greedy, of_many_families, optimism, together
 from automl.search.forecast import terms_of
 from automl.search.metric import Metric
 from automl.search.plan import ENSEMBLE, Plan
@@ -59,6 +59,20 @@ def test_the_selection_ends_when_its_time_is_up() -> None:
     left = iter([False] * 30 + [True] * 500)
     assert len(greedy(pool(), 0.0, lambda: next(left))) == 2  # 12 looks for each of the first two members
     assert greedy(pool(), 0.0, lambda: True) == ()
+
+
+def test_how_lucky_a_choice_is_is_told_by_choosing_on_halves() -> None:
+    found, true = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        y = rng.normal(size=5300)
+        predictions = (y + rng.normal(size=(40, 5300))).astype(np.float32)
+        given = Pool(predictions[:, :300], np.ones(40), y[:300], RMSE)
+        chosen = greedy(given, 0.0)
+        found.append(optimism(given, chosen, 0.0, np.arange(300) % 2))
+        true.append(Pool(predictions[:, 300:], np.ones(40), y[300:], RMSE).error(chosen) - given.error(chosen))
+    assert 0.7 * np.mean(true) < np.mean(found) < 3 * np.mean(true)
+    assert optimism(given, chosen, 0.0, np.arange(300) % 2, lambda: True) == 0.0
 
 
 def test_an_error_is_computed_once_and_what_has_none_is_left_out() -> None:

@@ -108,6 +108,18 @@ def test_added_rows_change_the_error_as_its_law_says() -> None:
     assert blend.ratio == pytest.approx((3 * steep.ratio + unknown.ratio) / 4)
 
 
+def test_an_error_of_zero_on_fewer_rows_leaves_the_interval_finite() -> None:
+    plan = Plan("tree")
+    for errors in ((0.1, 0.0, 1 / 120), (0.0, 2 / 120)):
+        counts = (250, 500, 1000)[-len(errors) :]
+        each = [Measurement(error=error, error_sd=0.01) for error in errors]
+        trials = [
+            Trial(i, plan, n, 0, "completed", measurement=m) for i, (n, m) in enumerate(zip(counts, each, strict=True))
+        ]
+        losses = {i: np.full(ROWS, error, np.float32) for i, error in enumerate(errors)}
+        assert change(plan, trials, losses, 1000, 1333).sd <= 1.0
+
+
 def test_the_estimate_tells_what_was_measured_and_widens_by_what_is_unknown() -> None:
     influence = alike(0, 1)[0]
     plain = honest(Measurement(size_bytes=7), influence, MAE, 0.0, Change())

@@ -18,7 +18,7 @@ import pytest
 
 import automl
 import automl.runtime
-from automl import Budget, run
+from automl import Budget, sharing
 from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
@@ -242,7 +242,8 @@ def test_a_family_of_the_users_is_never_fitted_in_the_caller(table: Any, monkeyp
 
 def test_the_memory_limit_holds_for_all_trials_together() -> None:
 
-    from automl.run import Options, share_memory
+    from automl.run import Options
+    from automl.sharing import share_memory
 
     options: Any = Options(None, (), (), "auto", 60.0, None, 200_000_000, 8, False, 0, 0.0)  # type: ignore[arg-type]
     assert share_memory(options, 8) == (3, 66_666_666)
@@ -392,12 +393,12 @@ def test_a_trial_of_a_large_table_has_as_many_threads_as_others_leave_cores(
     monkeypatch.setattr(Watch, "free", lambda self: free)
     options: Any = SimpleNamespace(trials=None, budget_seconds=60.0, parallel_trials=False, jobs=4)
     facts: Any = SimpleNamespace(rows=1_000_000, columns=10, density=1.0)
-    assert run.share(options, facts, None, Watch()) == expected
+    assert sharing.share(options, facts, None, Watch()) == expected
     few: Any = SimpleNamespace(rows=1_000, columns=10, density=1.0)
-    assert run.share(options, few, None, Watch()) == (4, 4)
+    assert sharing.share(options, few, None, Watch()) == (4, 4)
     counted: Any = SimpleNamespace(trials=5, budget_seconds=math.inf, parallel_trials=False, jobs=4)
-    assert run.share(counted, facts, None, Watch()) == (1, 4)
-    assert run.share(counted, few, None, Watch()) == (1, 1), (
+    assert sharing.share(counted, facts, None, Watch()) == (1, 4)
+    assert sharing.share(counted, few, None, Watch()) == (1, 1), (
         "a round is shorter there than the wait for a second thread"
     )
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import TimeSeriesSplit
 from automl.estimators.errors import DataError
 from automl.estimators.families import by_name
 from automl.estimators.table import from_frame
-from automl.search.fitting import Job, Result, by_cluster, error_of, fit_job
+from automl.search.fitting import Job, Result, fit_job
 from automl.search.folds import Rivals
 from automl.search.metric import Metric
 from automl.search.plan import from_point
@@ -74,20 +74,6 @@ def test_a_column_missing_in_every_training_row_leaves_the_baseline(tmp_path: Pa
     X[50:, 0] = np.arange(10)
     split = Split(np.arange(40), np.arange(40, 60), np.empty(0, np.int64))
     assert run(tmp_path, X, np.arange(60.0), split).measurement.error is not None
-
-
-def test_rows_of_a_group_count_as_one_for_the_standard_error() -> None:
-    rng = np.random.default_rng(0)
-    each = rng.normal(1.0, 1.0, 300)
-    repeated, codes = np.repeat(each, 50), np.repeat(np.arange(300), 50)
-    shuffled = rng.permutation(len(codes))
-    found = by_cluster(repeated[shuffled], codes[shuffled])
-    assert error_of(found) == pytest.approx(error_of(each))
-    assert error_of(repeated)[1] < 0.2 * error_of(found)[1]
-    sizes = rng.integers(1, 20, 300)  # of unequal groups the mean stays that of the rows
-    rows, codes = np.repeat(each, sizes), np.repeat(np.arange(300), sizes)
-    assert by_cluster(rows, codes).mean() == pytest.approx(rows.mean())
-    assert by_cluster(each, np.empty(0, np.int64)) is each
 
 
 def test_of_folds_that_grow_with_time_every_trial_is_looked_at_on_the_last(tmp_path: Path) -> None:

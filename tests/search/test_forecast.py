@@ -11,7 +11,7 @@ import pytest
 from automl.estimators.families.lightgbm import LightGBM
 from automl.estimators.family import Facts
 from automl.estimators.hardware import Hardware
-from automl.search.forecast import Outlook, at_rows, crossing, law_points, laws_of, run_kappa
+from automl.search.forecast import CREDIT, Outlook, at_rows, crossing, law_points, laws_of, run_kappa
 from automl.search.plan import Plan, from_point
 from automl.search.scaling import KAPPA
 from automl.search.trial import Measurement, Trial
@@ -53,6 +53,15 @@ def test_a_forecast_at_the_models_own_rows_is_what_was_measured() -> None:
     assert found["training_seconds"].value == pytest.approx(3.0)
     assert found["training_seconds"].kind == "measured"
     assert set(found) == {"error", "training_seconds", "training_memory_bytes", "size_bytes", "latency_p50_seconds"}
+
+
+def test_what_a_reported_error_was_credited_for_added_rows_is_not_credited_again() -> None:
+    curved = entry(curve(0.02, 0.1, 0.5))
+    law = Outlook(curved, 10, 2).laws["error"]
+    scored, grown = law.at(16_000.0).value, law.at(20_000.0).value
+    curved["error"] = scored - CREDIT * (scored - grown)  # as it is reported
+    assert Outlook(curved, 10, 2).at(20_000)["error"].value == pytest.approx(grown)
+    assert Outlook(curved, 10, 2).at(320_000)["error"].value == pytest.approx(law.at(320_000.0).value)
 
 
 def test_costs_grow_by_the_familys_own_terms() -> None:

@@ -190,18 +190,8 @@ def test_more_models_never_cover_less(seed: int, n: int) -> None:
     assert front.hypervolume(values, COSTS, 0.3, 0.05) >= front.hypervolume(values[:n], COSTS, 0.3, 0.05) - 1e-12
 
 
-def test_contributions_are_what_is_lost_without_each() -> None:
-    values = random_values(12)
-    values = values[front.nondominated(values)]
-    lost = front.contributions(values, COSTS, 0.3, 0.05)
-    whole = front.hypervolume(values, COSTS, 0.3, 0.05)
-    for i in range(len(values)):
-        assert lost[i] == pytest.approx(whole - front.hypervolume(np.delete(values, i, 0), COSTS, 0.3, 0.05), abs=1e-9)
-
-
 def test_no_models_and_the_baseline_alone_cover_nothing() -> None:
     assert front.hypervolume(np.zeros((0, 3)), COSTS) == 0.0
-    assert front.contributions(np.zeros((0, 3)), COSTS).shape == (0,)
     assert front.hypervolume(np.array([[0.5, 1e-5, 1e4]]), COSTS, baseline_error=0.5, best_error=0.1) == 0.0
 
 
@@ -258,6 +248,16 @@ MIDDLE = model(error=0.0705, score=0.9295, latency_p50_seconds=6e-5, size_bytes=
 CHEAP = model(error=0.15, score=0.85, latency_p50_seconds=1e-5, size_bytes=2e4, training_seconds=0.1)
 MODELS = [ACCURATE, MIDDLE, CHEAP]
 NAMES = ["m01 (forest)", "m02 (lightgbm)", "m03 (linear)"]
+
+
+def test_the_knee_is_no_constant_and_three_costs_weigh_as_one() -> None:
+    def model(error: float, cost: float, columns: int) -> Measurement:
+        costs = dict.fromkeys(("training_seconds", "latency_p50_seconds", "model_memory_bytes"), cost)
+        return Measurement(error=error, columns=columns, **costs)
+
+    constant, tree, middle, best = model(1.2, 1e-3, 0), model(0.64, 2e-3, 9), model(0.29, 0.05, 9), model(0.23, 5.0, 9)
+    assert front.choose([best, middle, tree, constant], prefer="knee") == 1
+    assert front.choose([constant], prefer="knee") == 0
 
 
 @pytest.mark.parametrize(

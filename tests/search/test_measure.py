@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from automl.estimators import native
 from automl.estimators.artifact import with_engine
 from automl.search import peak, worker
-from automl.search.measure import base, columns_of, quick_latency, quick_measure
+from automl.search.measure import base, columns_of, quick_measure
 from automl.search.peak import MemoryPeak
-from automl.search.race import NO_TIME, Blocks, Serving, race
+from automl.search.race import NO_TIME, RUNNER_BYTES, Blocks, Serving, heats, race
 from automl.search.worker import run_isolated
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -146,12 +146,12 @@ def test_a_quick_look_keeps_to_its_time(artifact: Callable[..., Path]) -> None:
     assert 19e6 < found.model_memory_bytes < 25e6
     assert found.load_seconds > 100e-6
     slow = artifact("slow", us=30_000)
-    assert 0.03 <= quick_latency(slow, ROWS, runtime=FAKE) < 0.1
+    assert 0.03 <= quick_measure(slow, ROWS, 0.05, runtime=FAKE).latency_p50_seconds < 0.1
 
 
 def test_a_latency_without_rows_is_refused(artifact: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="needs rows"):
-        quick_latency(artifact("any"), [], runtime=FAKE)
+        quick_measure(artifact("any"), [], 0.05, runtime=FAKE)
 
 
 def test_rows_become_columns() -> None:
@@ -163,6 +163,13 @@ def test_rows_become_columns() -> None:
     }
     assert np.isnan(columns["a"][1])
     assert columns["b"].tolist() == ["x", None, "x", None, "x"]
+
+
+def test_what_does_not_fit_in_memory_at_a_time_races_apart() -> None:
+    assert heats([1e8] * 5, None) == [[0, 1, 2, 3, 4]]
+    assert heats([1e8] * 5, 4 * (1e8 + RUNNER_BYTES)) == [[0, 1, 2, 3], [4]]
+    assert heats([9e9, 1e6, 9e9], 1e9) == [[0], [1], [2]]
+    assert heats([], 1e9) == []
 
 
 # The race --------------------------------------------------------------------------------------------------------------

@@ -135,6 +135,45 @@ def test_the_areas_standard_error_is_delongs() -> None:
     assert influence.std(ddof=0) ** 2 / len(y) == pytest.approx(variance)
 
 
+def test_rows_of_a_group_count_as_one_for_the_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    each, mae = rng.normal(1.0, 1.0, 300), Metric.resolve("mae", REGRESSION)
+    repeated, codes = np.repeat(np.abs(each), 50), np.repeat(np.arange(300), 50)
+    order, zero = rng.permutation(len(codes)), np.zeros(len(codes))
+    found = mae.influence(zero, repeated[order], None, codes[order])
+    assert found == pytest.approx(np.abs(each))
+    assert found.mean() == pytest.approx(np.abs(each).mean())
+    sizes = rng.integers(1, 20, 300)  # of unequal groups the mean stays that of the rows
+    rows, codes = np.repeat(np.abs(each), sizes), np.repeat(np.arange(300), sizes)
+    assert mae.influence(np.zeros(len(rows)), rows, None, codes).mean() == pytest.approx(rows.mean())
+    assert len(mae.influence(np.zeros(300), each, None, np.empty(0, np.int64))) == 300
+
+
+def hits(y: Any, p: Any) -> float:
+    return float((y == p).mean())
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", hits])
+def test_the_standard_error_of_groups_is_that_of_other_groups_drawn(metric: Any) -> None:
+    found = Metric.resolve(metric, Task("binary", (0, 1)))
+
+    def drawn(seed: int) -> tuple[Any, Any, Any]:
+        rng = np.random.default_rng(seed)
+        codes = np.repeat(np.arange(60), 40)
+        y = rng.integers(0, 2, len(codes))
+        wrong = rng.random(len(codes)) < np.repeat(rng.choice([0.05, 0.6], 60), 40)  # some groups are hard
+        p = np.where(wrong, 1 - y, y).astype(float)
+        return y, np.column_stack([1 - p, p]), codes
+
+    true = np.std([found.error(*drawn(seed)[:2]) for seed in range(200)])
+    told = []
+    for seed in range(5):
+        y, p, codes = drawn(seed)
+        influence = found.influence(y, p, None, codes)
+        told.append(influence.std(ddof=1) / np.sqrt(len(influence)))
+    assert np.mean(told) == pytest.approx(true, rel=0.2)
+
+
 def test_paired_influences_give_a_tighter_difference() -> None:
     y, p, _ = binary(1000)
     other = p + np.random.default_rng(5).normal(0, 0.02, len(y))[:, None] * np.array([-1, 1])

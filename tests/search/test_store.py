@@ -41,16 +41,12 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         store.put_array(1, "holdout", np.empty(0, np.float32))
         for one in trials:
             store.add_trial(one)
-        store.add_event("started", budget=60)
-        store.add_event("finished")
         store.set_meta("elapsed", 1.5)
     with Store.open(path) as store:
         assert store.trials() == sorted(trials, key=lambda t: t.number)
         assert np.array_equal(store.array(1, "validation"), losses)  # type: ignore[arg-type]
         assert store.array(0, "validation") is None
         assert {k: v.shape for k, v in store.arrays("holdout").items()} == {1: (0,)}
-        assert [(kind, data) for _, kind, data in store.events()] == [("started", {"budget": 60}), ("finished", {})]
-        assert len(store.events("finished")) == 1
         assert store.get_meta("seed") == 3
         assert store.get_meta("elapsed") == 1.5
         assert store.get_meta("nothing", "else") == "else"

@@ -81,11 +81,12 @@ def test_a_metric_of_ranks_or_labels_has_nothing_calibrated(tmp_path: Path, metr
 def test_probabilities_that_are_right_are_left_alone_nearly_always() -> None:
     kept, task = 0, from_frame(*data(classes=2)).task
     metric = Metric.resolve("log_loss", task)
+    none = np.empty(0, np.int64)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         p = rng.random(1500)
         y = (rng.random(1500) < p).astype(np.int64)
-        found = list(calibrated("binary", metric, y, np.column_stack([1 - p, p]), None, 1000))
+        found = list(calibrated("binary", metric, y, np.column_stack([1 - p, p]), None, 1000, none))
         kept += bool(found)
         for _, _, moved in found:
             np.testing.assert_allclose(moved.sum(axis=1), 1.0)
@@ -99,7 +100,7 @@ def test_rows_whose_classes_stand_in_turn_are_calibrated_as_any(rows: int) -> No
     p = 1 / (1 + np.exp(-3.0 * (2 * y - 1 + 1.5 * rng.normal(size=rows))))  # too sure of itself
     metric = Metric.resolve("log_loss", from_frame(rng.normal(size=(rows, 1)), y).task)
     prediction = np.column_stack([1 - p, p])
-    found = list(calibrated("binary", metric, y, prediction, None, rows))
+    found = list(calibrated("binary", metric, y, prediction, None, rows, np.empty(0, np.int64)))
     assert found
     assert metric.error(y, found[-1][2]) < metric.error(y, prediction) - 0.05
 
@@ -110,7 +111,7 @@ def test_rows_that_steer_are_moved_by_curves_that_had_no_part_of_them() -> None:
     p = rng.random(400) * 0.9 + 0.05
     y = (rng.random(400) < 0.35 + 0.3 * p).astype(np.int64)
     told = np.column_stack([1 - p, p])
-    (method, curve, moved), *_ = calibrated("binary", metric, y, told, None, 300)
+    (method, curve, moved), *_ = calibrated("binary", metric, y, told, None, 300, np.empty(0, np.int64))
     own = calibrate.apply(method, curve, told)
     np.testing.assert_array_equal(moved[300:], own[300:])
     assert (moved[:300] != own[:300]).any(axis=1).mean() > 0.9
