@@ -248,7 +248,9 @@ def _from_levels(name: str, values: Any, decimal: str | None, row_of: Callable[[
     if reading is not None:
         return reading
     notes = _odd_note(name, codes, cells, row_of)
-    return _categorical(name, *(codes, cells) if fixed else _by_level(values, codes, cells), notes)
+    if not fixed:
+        codes, cells = _by_level(values, codes, cells)
+    return _categorical(name, codes, cells, notes)
 
 
 def _distinct(name: str, values: Any) -> tuple[NDArray[Any], list[Any], bool]:
@@ -276,9 +278,7 @@ def _distinct(name: str, values: Any) -> tuple[NDArray[Any], list[Any], bool]:
     return codes, [text_of(c) if isinstance(c, bytes) else c for c in cells], False
 
 
-def _by_level(
-    values: Any, codes: NDArray[np.int32], cells: Sequence[Any]
-) -> tuple[NDArray[np.int32], list[Any]]:
+def _by_level(values: Any, codes: NDArray[np.int32], cells: Sequence[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     """(codes, cells) where equal cells of two levels are told apart: True and 1, 2.5 and Decimal("2.50")."""
     import pandas as pd
 

@@ -239,7 +239,8 @@ def _simpler(parts: _Splits) -> _Splits:
     """The same decisions with the modes LEQ, EQ and MEMBER alone."""
     mode, threshold, missing = parts.mode, parts.threshold, parts.missing
     under = (mode == _LT) | (mode == _GTE)  # x < t is x <= the number before t
-    threshold = np.where(under, np.nextafter(threshold, np.float32(-np.inf)), threshold).astype(np.float32)
+    with np.errstate(over="ignore"):  # under the least number there is only -inf
+        threshold = np.where(under, np.nextafter(threshold, np.float32(-np.inf)), threshold).astype(np.float32)
     turned = (mode == _GT) | (mode == _GTE) | (mode == _NEQ)  # the negation, so that true and false change places
     true, false = np.where(turned, parts.false, parts.true), np.where(turned, parts.true, parts.false)
     # NaN fails every comparison but !=, and then goes true where it is missing_value_tracks_true

@@ -200,12 +200,8 @@ class Finish:
         if study.setting.threads > 1 and ENSEMBLES_FROM <= self.budget < math.inf and not study.interrupted:
             self.refits.threads = undisturbed(study.setting.threads, watch.free())
         beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
-        study.tell_listener(
-            "laws"
-        )  # an ensemble has those that all its members have: the most accurate one's come first
-        self.growth.measure(
-            [*(t for e in ensembles[:1] for t in self._members(e)), *finalists, *beside.values()], self.refits.threads
-        )
+        study.tell_listener("laws")  # an ensemble has those that all its members have
+        self.growth.measure([*finalists, *beside.values()], self.refits.threads)
         fits = groups([*finalists, *beside.values()])
         wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
         ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0

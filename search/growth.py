@@ -15,7 +15,7 @@ from .scaling import RefusalError, threads_law
 from .study import Study
 from .trial import Trial
 
-SHARE = 0.08
+SHARE = 0.1
 """At most this share of a wall budget goes to fits on fewer rows."""
 THREADS_SHARE = 0.03
 """... and this one to the fits that tell what threads bring; without room for them there is no threads law."""
@@ -32,14 +32,19 @@ class Growing:
         return self.study.setting.limits.seconds
 
     def points(self, models: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """(trial, rows) still to be fitted for the models' laws, in their order: a law is whole before the next one's begins."""
+        """(trial, rows) still to be fitted for the models' laws: a law is whole before the next one's begins, the cheapest first."""
         study = self.study
         if study.setting.in_process:  # the budget is too short for any
             return []
         known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
-        wholes = list({t.plan.whole.id: t for t in models}.values())
+        wholes = {t.plan.whole.id: t for t in models}
         rows = study.setting.split.law_rows
-        return [(t, n) for t in wholes for n in rows(t.rows) if (t.plan.whole.id, n) not in known]
+        missing = [[(t, n) for n in rows(t.rows) if (name, n) not in known] for name, t in wholes.items()]
+        seconds = [sum(study.point_seconds(t, n) for t, n in law) for law in missing]
+        order = (
+            range(len(missing)) if math.isinf(self.budget) else sorted(range(len(missing)), key=lambda i: seconds[i])
+        )
+        return [point for i in order for point in missing[i]]
 
     def seconds(self, models: Sequence[Trial]) -> float:
         """Wall seconds that `measure` will take at the most."""
@@ -54,7 +59,7 @@ class Growing:
         return min(1.2 * needed, SHARE * self.budget)
 
     def measure(self, models: Sequence[Trial], threads: int) -> None:
-        """Makes the fits for the laws of the models, those in front first, several at a time, then those for the threads law one at
+        """Makes the fits for the laws of the models, several at a time, then those for the threads law one at
         a time, where all `threads` of the run are left to it: on a busy machine it would be a law of the others' work.
         """
         points = self.points(models)

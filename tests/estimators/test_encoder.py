@@ -9,6 +9,7 @@ import json
 import pickle
 import pstats
 import sys
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from automl.estimators.compiled_row import Lowered
 from automl.estimators.encoder import Encoder, View
 from automl.estimators.errors import DataError
 from automl.estimators.runtime import RowBuffer, RowEncoder
-from automl.estimators.table import Table, Task
+from automl.estimators.table import Table, Task, from_frame
 
 VIEWS = (
     View(),
@@ -339,6 +340,116 @@ def test_an_absent_sparse_column_of_a_dict_is_zero(servers: list[Encoder], train
     for encoder in servers:
         zero = encoder.rows.transform_row({**row, "s0": 0, "s1": 0.0, "s2": None})
         assert np.array_equal(encoder.rows.transform_row(without), zero, equal_nan=True)
+
+
+def test_a_sparse_row_is_found_by_keys_that_are_no_strings() -> None:
+    block = sparse.csr_matrix(np.array([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]] * 6))
+    encoder = Encoder.fit(from_frame(block, [0.5, 1.5] * 6, names=["1", "2", "3"]), np.arange(12), View())[0].rows
+    for row in ({"1": 1.0, "3": 3.0}, {"1": 1.0, "2": 0.0, "3": 3.0, "more": 7.0}):
+        expected = encoder.transform_row(row)
+        assert expected.any()
+        for kind in (int, np.int64):
+            keys = [kind(name) if name.isdigit() else name for name in row]
+            assert np.array_equal(encoder.transform_row(dict(zip(keys, row.values(), strict=True))), expected)
+
+
+CODES = [2**53, 2**53 + 1, 10**17 + 1, 10**17 + 2, 5]
+
+
+def coded(view: View, cells: Any) -> tuple[RowEncoder, np.ndarray]:
+    """An encoder of a categorical column "c" beside a number, and the encoding of the rows that it was fitted on."""
+    n = len(cells)
+    table = from_frame({"c": cells, "x": np.arange(n) % 7.0}, np.arange(n) % 5 + 0.5)
+    assert table.columns[0].kind == "categorical", table.notes
+    encoder, fitted = Encoder.fit(table, np.arange(n), view)
+    return encoder.rows, dense(fitted)
+
+
+@pytest.mark.parametrize("view", [View(), View("raw", "onehot", 9), View("raw", "hash", 2, 64)])
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "UInt64", "int64[pyarrow]"])
+def test_levels_of_whole_numbers_keep_all_their_digits(view: View, dtype: str) -> None:
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    cells = pd.Series(CODES * 8, dtype=dtype)
+    encoder, fitted = coded(view, cells.astype("category"))
+    records = [{"c": code, "x": i % 7.0} for i, code in enumerate(CODES * 8)]
+    x = np.array([row["x"] for row in records])
+    assert len({row.tobytes() for row in fitted[:, :-1]}) > 1
+    assert np.array_equal(np.concatenate([encoder.transform_row(row) for row in records]), fitted)
+    for found in (cells.astype("category"), cells, cells.array):
+        assert np.array_equal(encoder.transform({"c": found, "x": x}), fitted)
+    frame = pd.DataFrame({"c": cells.astype("category"), "x": x})
+    for few in (frame, frame.assign(c=cells)):
+        assert np.array_equal(encoder.transform(few[:3]), fitted[:3])
+
+
+@pytest.mark.parametrize("kind", ["Int64", "int64[pyarrow]", "arrow", "chunked", "dictionary"])
+def test_a_missing_cell_beside_large_whole_numbers_rounds_none_of_them(kind: str) -> None:
+    encoder, _ = coded(View(), pd.Series(CODES * 8).astype("category"))
+    cells = [*CODES, None, 7] * 2
+    if kind != "Int64":
+        pa = pytest.importorskip("pyarrow")
+    if kind in ("arrow", "dictionary"):
+        column = pa.array(cells) if kind == "arrow" else pa.array(cells).dictionary_encode()
+    else:
+        column = pa.chunked_array([cells]) if kind == "chunked" else pd.Series(cells, dtype=kind)
+    expected = np.concatenate([encoder.transform_row({"c": cell, "x": 1.0}) for cell in cells])
+    assert len(np.unique(expected, axis=0)) == len(CODES) + 1  # 7 is as unknown as a missing cell
+    assert np.array_equal(encoder.transform({"c": column, "x": np.ones(len(cells))}), expected)
+
+
+def test_text_of_large_whole_numbers_is_their_digits() -> None:
+    text = runtime.Text({"column": 0, "kept": sorted(runtime.text_buckets(str(2**53 + 1)))}, "t")
+    counts = text.parse(pd.Series([2**53 + 1, 2**53, None], dtype="Int64"))
+    assert counts.indices[: counts.indptr[1]].tolist() == text.kept
+    assert np.diff(counts.indptr).tolist() == [1, 1, 0]
+
+
+BYTES = {
+    "category": ["a", "b", "", "é", "NA", "b"],
+    "dialect": ["1,234", "12", "", "1,000,000", "-7", "12"],
+    "date": ["2020-01-31", "2021-02-28", "", "2022-03-01", "2020-01-31", "2020-02-01"],
+    "text": ["big red cat", "blue", "", "the big dog Straße", "red", "one more"],
+}
+
+
+@pytest.mark.parametrize("kind", list(BYTES))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bytes_are_read_as_text_in_training_and_in_every_row(kind: str, weighted: bool) -> None:
+    texts, x = BYTES[kind] * 10, np.arange(60) % 7.0
+    if kind == "text":
+        texts = [f"{text} number {i}" if text else text for i, text in enumerate(texts)]
+    data = np.array([text.encode() for text in texts])
+    assert data.dtype.kind == "S"
+    weights = np.array([0.0, *np.ones(59)]) if weighted else None
+    tables = [
+        from_frame({"c": cells, "x": x}, np.sin(np.arange(60.0)), weights=weights)
+        for cells in (np.array(texts), data, data.astype(object))
+    ]
+    assert {t.columns[0].kind for t in tables} == {
+        "numeric" if kind == "dialect" else "categorical" if kind == "category" else kind
+    }
+    assert {t.fingerprint() for t in tables} == {tables[0].fingerprint()}
+    for view in (View(), View("scaled", "onehot", 9), View("raw", "hash", 2, 64)):
+        encoder = Encoder.fit(tables[1], np.arange(tables[1].rows), view)[0].rows
+        expected = encoder.transform({"c": np.array(texts), "x": x})
+        for cells in (data, data.astype(object), data.tolist(), list(data)):
+            assert np.array_equal(encoder.transform({"c": cells, "x": x}), expected, equal_nan=True)
+        rows = [encoder.transform_row({"c": cell, "x": n}) for cell, n in zip(data, x, strict=True)]
+        assert np.array_equal(np.concatenate(rows), expected, equal_nan=True)
+        array = np.column_stack([data, x.astype("S4")])
+        assert np.array_equal(encoder.transform(array), expected, equal_nan=True)
+        assert np.array_equal(encoder.transform_row(array[3]), expected[3:4], equal_nan=True)
+
+
+def test_equal_cells_of_two_levels_are_two_in_training_too() -> None:
+    cells = np.array([True, 1, "x", 0, False, 1.0, Decimal("2.50"), 2.5, None, np.bool_(True)] * 4, object)
+    encoder, fitted = coded(View(), cells)
+    assert encoder.entries[-1].levels == ["0", "1", "2.5", "2.50", "False", "True", "x"]
+    x = np.arange(len(cells)) % 7.0
+    assert np.array_equal(encoder.transform({"c": cells, "x": x}), fitted)
+    rows = [encoder.transform_row({"c": cell, "x": n}) for cell, n in zip(cells, x, strict=True)]
+    assert np.array_equal(np.concatenate(rows), fitted)
 
 
 def test_wide_one_hot_is_sparse_and_equal() -> None:

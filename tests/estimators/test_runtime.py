@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automl.estimators import artifact, runtime
+from automl.estimators import artifact, native, runtime
 from automl.estimators.encoder import Encoder, View
-from automl.estimators.errors import DataError, UsageError
+from automl.estimators.errors import DataError, DataTypeError, UsageError
 from automl.estimators.families import by_name
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.runtime import CellError, is_missing, level_of
@@ -240,6 +240,45 @@ def test_a_frame_with_levels_of_names_predicts_as_it_was_fitted(tmp_path: Path) 
     flat = X.set_axis(["a_b", "a_c"], axis=1)
     assert model.predict(X).tolist() == model.predict(flat).tolist() == (X[("a", "b")] > 0.5).tolist()
     assert model.predict(pd.concat([X] * 20)).tolist() == model.predict(X).tolist() * 20
+
+
+def test_names_that_are_no_strings_are_found_as_fit_names_them(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((60, 2))
+    X, y = pd.DataFrame(values), values[:, 0] > 0.5
+    table, rows = from_frame(X, y), np.arange(60)
+    pipeline = Pipeline(by_name(["tree"])[0], {"max_leaf_nodes": 4}, view=View())
+    pipeline.fit(table, rows).export(tmp_path / "model", table, rows)
+    for engine in runtime.ENGINES if native.missing() is None else ("onnx",):
+        model = runtime.load(tmp_path / "model", engine=engine)
+        for labels in ([0, 1], [np.int64(0), np.int64(1)], ["0", 1]):
+            records = [dict(zip(labels, row, strict=True)) for row in values.tolist()]
+            assert model.predict(dict(zip(labels, values.T, strict=True))).tolist() == y.tolist()
+            assert model.predict(records).tolist() == y.tolist()
+            assert [model.predict_one(row) for row in records] == y.tolist()
+        assert [model.predict_one(row) for _, row in X.iterrows()] == y.tolist()
+        assert model.predict_one({"0": 0.9, 0: 0.1, "1": 0.0}) == model.predict_one({"0": 0.9, "1": 0.0})
+        for wrong in ({1: 0.5}, X.iloc[0][1:]):
+            with pytest.raises(DataError, match="missing column '0'"):
+                model.predict_one(wrong)
+        with pytest.raises(DataError, match="missing column '0'"):
+            model.predict({1: values[:, 1]})
+
+
+def test_arrow_batches_and_arrays_predict_as_tables_do(path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    frame, model = frame_of(90, 6), runtime.load(path)
+    frame["count"] = frame["count"].astype("Int64").mask(frame["count"] > 90)
+    table, expected = pa.Table.from_pandas(frame), model.predict(frame).tolist()
+    for found in (table, table.combine_chunks().to_batches()[0], pa.RecordBatch.from_pandas(frame)):
+        assert model.predict(found).tolist() == expected
+        coded = {name: found[name].dictionary_encode() for name in ("job", "place")}
+        assert model.predict({**{name: found[name] for name in frame}, **coded}).tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_a_series_is_no_table(path: Path, rows: int) -> None:
+    with pytest.raises(DataTypeError, match="1 dimensions; one row: predict_one"):
+        runtime.load(path).predict(frame_of(9)["n0"][:rows])
 
 
 def test_mistakes_are_named(path: Path) -> None:

@@ -391,6 +391,17 @@ def test_arrow_tables_and_arrow_backed_columns() -> None:
     assert table.fingerprint() == backed.fingerprint()
 
 
+@pytest.mark.parametrize("kind", ["array", "chunked", "table"])
+def test_an_arrow_target_keeps_its_labels_where_rows_have_the_weight_zero(kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    y = {"array": pa.array, "chunked": lambda c: pa.chunked_array([c]), "table": lambda c: pa.table({"y": c})}[kind]
+    X, weights = pd.DataFrame({"x": np.arange(30.0) ** 2}), np.array([0.0, *np.ones(29)])
+    for cells in (labels(30), [3, 5] * 15, [True, False] * 15):
+        task = from_frame(X, y(cells), weights=weights).task
+        assert task == from_frame(X, cells).task
+        assert {type(c) for c in task.classes} == {type(cells[0])}
+
+
 def test_sparse_matrices_are_one_column() -> None:
     X = sparse.random(40, 12, 0.3, format="coo", random_state=0)
     table = from_frame(X, labels(40))
@@ -516,6 +527,35 @@ def test_rare_classes_few_rows_and_labels_of_one_number_are_said() -> None:
     assert table.task.classes == ("1", "1.0")
     assert "same number" in " ".join(table.notes)
     assert target_notes([1, "a"] * 10).task.classes == (1, "a")
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([1, "1"] * 10, r"1 \(int\) and '1' \(str\)"),
+        ([1.0, "a", "1"] * 10, r"1.0 \(float\) and '1' \(str\)"),
+        (["True", False, True, "no"] * 10, r"'True' \(str\) and True \(bool\)"),
+        ([True, 1, 0, False] * 10, r"True \(bool\) and 1 \(int\)"),
+        ([2, 0, None, False, 1] * 10, r"0 \(int\) and False \(bool\)"),
+        ([b"a", "a", "b"] * 10, "'a'"),
+    ],
+)
+def test_labels_that_no_prediction_tells_apart_are_refused(y: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=f"the labels {said}.*write them alike.*or rename one"):
+        target_notes(pd.Series(y, dtype=object), task="classification")
+
+
+def test_labels_of_types_that_agree_are_no_twins() -> None:
+    assert target_notes(pd.Series([1, 1.0, 0] * 10, dtype=object)).task.classes == (0, 1)
+    assert target_notes(["1.0", 1] * 10).task.classes == (1, "1.0")
+    assert target_notes([True, "yes", np.bool_(True)] * 10).task.classes == (True, "yes")
+    values = target_notes(pd.Series([True, 1, 0, 2.5] * 10, dtype=object), task="regression").y
+    assert values[:4].tolist() == [1.0, 1.0, 0.0, 2.5]
+
+
+def test_labels_of_bytes_are_text() -> None:
+    for y in (np.array([b"yes", b"no"] * 10), np.array([b"yes", b"no"] * 10, object)):
+        assert target_notes(y).task.classes == ("no", "yes")
 
 
 # --- storing ---
