@@ -326,9 +326,7 @@ class RaggedError(Exception):
     """pandas could not split the text into records."""
 
 
-def parse(
-    stream: IO[Any], name: str, dialect: Dialect, texts: Texts, only: Collection[str] | None = None
-) -> Any:
+def parse(stream: IO[Any], name: str, dialect: Dialect, texts: Texts, only: Collection[str] | None = None) -> Any:
     """The stream's CSV by pandas' C parser, or its columns `only`, each column's type from all of its cells but for `texts`."""
     import pandas as pd
 

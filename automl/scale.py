@@ -119,6 +119,8 @@ def largest_rows(outlook: Outlook, limits: Mapping[str, float]) -> dict[str, flo
 def sentences(outlook: Outlook) -> list[str]:
     """The measured growth of each quantity, or why there is no law, one line each."""
     lines = []
+    if set(outlook.refused) == {"error", *COSTS}:  # mostly a model that there was no time to fit on fewer rows
+        return [f"no laws: {outlook.refused['training_seconds']}"]
     for quantity in ("error", *COSTS):
         known = outlook.entry["laws"].get(quantity, {})
         if quantity in outlook.refused:

@@ -122,8 +122,8 @@ def dialect_of(source: Source, sep: str | None, decimal: str | None) -> Dialect:
     check_header(source.name, found)
     if found.doubt:
         raise DataError(
-            f"{found.doubt}: quote such cells, or write the file with another separator (--sep); where the first cell of a row "
-            "is its name, name that column in the header, or say --decimal ."
+            f"{found.doubt}: write the file with another separator, such as semicolons (--sep), or quote such cells; where the "
+            "first cell of a row is its name, name that column in the header, or say --decimal ."
         )
     return found
 
@@ -139,9 +139,7 @@ _NUMBERS: tuple[set[str], ...] = (set(), {"int64"}, {"float64"}, {"int64", "floa
 class _Csv(Chunks):
     first = 2
 
-    def __init__(
-        self, source: Source, dialect: Dialect, used: Sequence[str], texts: Texts, rows: int | None
-    ) -> None:
+    def __init__(self, source: Source, dialect: Dialect, used: Sequence[str], texts: Texts, rows: int | None) -> None:
         self.name, self._source, self._dialect, self._texts = source.name, source, dialect, texts
         self.notes, self._used = (*source.notes, *dialect.notes), frozenset(used)
         self._rows = _chunk_rows(self._dialect.fields, rows)

@@ -168,6 +168,7 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
     prefixes, narrowed = Prefixes(len(scored)), Narrowed(job.narrow)
     y, weights = np.asarray(table.y[scored]), None if table.weights is None else np.asarray(table.weights[scored])
     look: _Look | None = None
+    every = job.rows < split.rungs()[-1]
     for train, places in _parts(split, job.rows):
         pipeline = pipeline_of(job)
         with meter.fit():
@@ -176,14 +177,14 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
         narrowed.predict(pipeline, table, scored[places], places, prediction)
         refits.append(pipeline.refit_params(table.rows / max(1, len(train))))
         if job.rivals is not None and split.even and len(refits) in LOOKS and places.stop < len(scored):
-            look = look or _Look(job, pipeline, table, train)
+            look = look or _Look(job, pipeline, table, train, every)
             costs = replace(look.measured, **meter.per_fit(len(refits)))
             part = y[: places.stop], None if weights is None else weights[: places.stop]
             others = (one[1:] for one in look.variants(costs, prefixes, task, *part))
             groups = split.clusters[: places.stop]
             if job.rivals.beat(task, job.metric, *part, groups, chain([(costs, prediction)], others)):
                 return Result(costs, stopped=STOPPED)
-    look = look or _Look(job, pipeline, table, train)  # of folds that grow with time the last has the most rows
+    look = look or _Look(job, pipeline, table, train, every)  # of folds that grow with time the last has the most rows
     cut = len(split.validation) if not split.cross_validated else len(scored)
     whole = judged(job.metric, Measurement(), y, prediction, weights, cut, split.clusters)
     error, error_sd = whole.measurement.error, whole.measurement.error_sd
@@ -209,8 +210,9 @@ def _trial(job: Job, table: Table, split: Split) -> Result:
 class _Look:
     """A trial's artifact, written from one of its fits, proven, and looked at as deployed: what its models cost."""
 
-    def __init__(self, job: Job, pipeline: Pipeline, table: Table, train: NDArray[np.int64]) -> None:
+    def __init__(self, job: Job, pipeline: Pipeline, table: Table, train: NDArray[np.int64], every: bool) -> None:
         self.job, self.pipeline = job, pipeline
+        self.every = every
         size, self.proof = pipeline.export(job.folder, table, train)
         self.rows: list[dict[str, Any]] = pickle.loads((job.data / "rows.pickle").read_bytes())
         costs = Measurement(size_bytes=size, rows=len(train), columns=pipeline.columns)
@@ -226,10 +228,12 @@ class _Look:
         weights: NDArray[Any] | None,
         cut: int | None = None,
     ) -> Iterator[tuple[Plan, Measurement, NDArray[Any]]]:
-        """The prefixes worth a look: their plans, what they are expected to cost, what they predict for the rows scored, of
+        """The prefixes worth a look, on fewer rows `every` one, since laws need what is worth it on all: their plans, what they are expected to cost, what they predict for the rows scored, of
         which those of `y` count.
         """
-        for share, factor, predicted in prefixes.candidates(task, self.job.metric, y, weights, cut or len(y)):
+        for share, factor, predicted in prefixes.candidates(
+            task, self.job.metric, y, weights, cut or len(y), self.every
+        ):
             costs = expected(whole, share, self.pipeline, self.rows, self._manifest)
             yield replace(self.job.plan, prefix=share, rescale=factor), costs, predicted
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from .cost import OVERHEAD
+from .ensemble import fit_of
 from .fitting import Job, Result, supervise
 from .forecast import laws_of
 from .plan import Plan
 from .scaling import RefusalError, threads_law
-from .study import Study
+from .study import Point, Study
 from .trial import Trial
 
 SHARE = 0.1
@@ -31,30 +32,37 @@ class Growing:
     def budget(self) -> float:
         return self.study.setting.limits.seconds
 
-    def points(self, models: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """(trial, rows) still to be fitted for the models' laws: a law is whole before the next one's begins, the cheapest first."""
+    def points(self, models: Sequence[Trial]) -> list[Point]:
+        """What is still to be fitted for the models' laws: a law is whole before the next one's begins, the cheapest first."""
         study = self.study
         if study.setting.in_process:  # the budget is too short for any
             return []
         known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
         wholes = {t.plan.whole.id: t for t in models}
         rows = study.setting.split.law_rows
-        missing = [[(t, n) for n in rows(t.rows) if (name, n) not in known] for name, t in wholes.items()]
-        seconds = [sum(study.point_seconds(t, n) for t, n in law) for law in missing]
-        order = (
-            range(len(missing)) if math.isinf(self.budget) else sorted(range(len(missing)), key=lambda i: seconds[i])
-        )
-        return [point for i in order for point in missing[i]]
+        laws = [
+            [Point(t, n, self._seconds(t, n)) for n in rows(t.rows) if (name, n) not in known]
+            for name, t in wholes.items()
+        ]
+        if not math.isinf(self.budget):  # trials: then nothing goes by what clocks say
+            laws.sort(key=lambda law: sum(point.seconds for point in law))
+        return [point for law in laws for point in law]
+
+    def _seconds(self, trial: Trial, rows: int) -> float:
+        """Predicted wall seconds of the trial's plan on `rows` rows: predictions and artifact take what they took on all."""
+        whole = next((t for t in self.study.trials if t.number == fit_of(trial)), trial)
+        fits = self.study.setting.split.fits() * (whole.measurement.training_seconds or 0.1)
+        return self.study.point_seconds(trial, rows) + max(0.0, whole.wall_seconds - fits - OVERHEAD)
 
     def seconds(self, models: Sequence[Trial]) -> float:
         """Wall seconds that `measure` will take at the most."""
         threads = self._threads_job(models)
         return self._points_seconds(self.points(models)) + (0.0 if threads is None else threads[1])
 
-    def _points_seconds(self, points: Sequence[tuple[Trial, int]]) -> float:
+    def _points_seconds(self, points: Sequence[Point]) -> float:
         if math.isinf(self.budget):  # all: which ones there is time for would be chance
             return math.inf
-        each = [self.study.point_seconds(trial, rows) for trial, rows in points]
+        each = [point.seconds for point in points]
         needed = max(sum(each) / self.study.setting.slots, max(each, default=0.0))
         return min(1.2 * needed, SHARE * self.budget)
 

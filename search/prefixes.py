@@ -69,9 +69,10 @@ class Prefixes:
         return prediction
 
     def candidates(
-        self, task: str, metric: Metric, y: NDArray[Any], weights: Floats | None, cut: int
+        self, task: str, metric: Metric, y: NDArray[Any], weights: Floats | None, cut: int, every: bool = False
     ) -> Iterator[tuple[float, float, Floats]]:
-        """(share, factor, prediction of all rows) of the prefixes that no shorter one is as good as, the shortest first.
+        """(share, factor, prediction of all rows) of the prefixes that no shorter one is as good as, or of `every` one, the shortest
+        first.
 
         The factor is fitted on the first `cut` rows, which steer the search; the others, the holdout, have no say in it.
         """
@@ -88,8 +89,8 @@ class Prefixes:
             except DataError as problem:
                 log.info("the first %.2g of the trees are not scored: %s", share, problem)
                 continue
-            if error < best:
-                best = error
+            if error < best or every:
+                best = min(best, error)
                 yield share, factor, prediction
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from automl.estimators.family import Family
 from automl.estimators.space import Value
@@ -48,6 +48,14 @@ LEAST_WALL, FIRST_WALL = 0.06, 0.3
 
 The second is that of our own simplest families until a trial has completed: what one costs here isn't known yet.
 """
+
+
+class Point(NamedTuple):
+    """A completed trial whose plan is to be fitted on `rows` rows for its laws, and the wall seconds that it is predicted to take."""
+
+    trial: Trial
+    rows: int
+    seconds: float
 
 
 class Study(Record):
@@ -208,7 +216,7 @@ class Study(Record):
         least = FIRST_WALL if first and fits_here(family) else LEAST_WALL
         return max(0.2, min(max(4 * middle, high, least * limits.seconds) + 1.0, room))
 
-    def add_points(self, wanted: Sequence[tuple[Trial, int]], seconds: float) -> None:
+    def add_points(self, wanted: Sequence[Point], seconds: float) -> None:
         """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.
 
         What is predicted not to fit in the time left is left out.
@@ -219,8 +227,8 @@ class Study(Record):
         try:
             while (queue or self._pending) and not (self.interrupted or self._broken) and time.monotonic() < end:
                 while queue and len(self._pending) < self.setting.slots:
-                    trial, rows = queue.pop(0)
-                    left, needed = end - time.monotonic(), self.point_seconds(trial, rows)
+                    trial, rows, needed = queue.pop(0)
+                    left = end - time.monotonic()
                     if needed <= left:
                         point = Trial(self.take_number(), trial.plan.whole, rows, -1, "skipped", point=trial.point)
                         self._start(pool, point, NO_WALL if math.isinf(left) else min(left, 4 * needed + 1.0))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ FORMULA = re.compile(r"\s*(=.|[+@-].*[(!|])", re.DOTALL)
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="CSV to write, whole or not at all (but for a pipe or device).  [default: stdout]",
+    help="CSV to write, whole or not at all; or a pipe or device.  [default: stdout]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file of -o.")
 @csv
@@ -85,12 +86,14 @@ def predict(
     sep: str | None,
     decimal: str | None,
     encoding: str | None,
+    overwrite: bool,
+    quiet: bool,
     **options: Any,
 ) -> None:
-    opening = target(out, options["overwrite"])
+    written = _place_of(out, overwrite)
     if background is not None and not explain:
         raise click.UsageError("--background is for --explain; leave it out, or add that.")
-    from automl.estimators.runtime import load
+    from automl.estimators.runtime import load, shown
 
     from ..stream import check_cells, open_chunks, text_columns
 
@@ -99,21 +102,25 @@ def predict(
     if proba and model.classes_ is None:
         raise click.UsageError("--proba is for classifiers, and this model does regression; leave it out.")
     explainer = _explainer(place, model) if explain else None
+    spelled = {} if as_json or model.classes_ is None else _spelled(model.classes_.tolist())
+    for label, text in spelled.items():
+        click.echo(
+            f"warning: in CSV the label {shown(label)} stands as {shown(text)}; --json has it as it is", err=True
+        )
     opened = partial(open_chunks, used=model.used, texts=text_columns(model.encoder))
     with opened(data, sep=sep, decimal=decimal, encoding=encoding) as chunks:
-        said = () if options["quiet"] else chunks.notes
-        for note in said:
-            click.echo(f"note: {note}", err=True)
+        _tell(() if quiet else chunks.notes)
         check_cells(model, chunks)
         if explainer is not None and background is None:
             _learn(explainer, model, chunks)
         elif explainer is not None and background is not None:
             with opened(background, sep=sep, decimal=decimal, encoding=encoding) as others:
+                _tell(() if quiet else [note for note in others.notes if note not in chunks.notes])
                 check_cells(model, others)
                 _learn(explainer, model, others)
         parts = (columns_of(model, frame, proba, explainer) for frame in chunks)
-        with opening() as file:
-            _write_json(parts, file) if as_json else _write_csv(parts, file, written_otherwise(labels_of(model)))
+        with target(written) as file:
+            _write_json(parts, file) if as_json else _write_csv(parts, file, spelled)
 
 
 def columns_of(
@@ -124,7 +131,8 @@ def columns_of(
     labels = model.classes_
     probabilities = model.predict_proba(frame) if labels is not None and (proba or explainer) else None
     if proba and labels is not None and probabilities is not None:
-        columns |= {f"probability_{name}": probabilities[:, k].tolist() for k, name in enumerate(names_of(labels))}
+        names = names_of(labels.tolist())
+        columns |= {f"probability_{name}": probabilities[:, k].tolist() for k, name in enumerate(names)}
     if explainer is not None:
         encoded = model.encoder.transform(frame)
         explainer.check(encoded, columns["prediction"] if probabilities is None else probabilities)
@@ -132,10 +140,20 @@ def columns_of(
     return columns
 
 
-def names_of(labels: Sequence[Any]) -> list[str]:
-    """The text of each label; as Python writes them where two have the same, such as 1 and "1"."""
-    found = [str(label) for label in labels]
-    return found if len(set(found)) == len(found) else [repr(label) for label in labels]
+def names_of(labels: Sequence[Any], inert: bool = False) -> list[str]:
+    """The text of each label, if it is to be `inert` with ' before a formula; Python's notation where two have the same (1 and "1")."""
+    texts = ["'" + text if inert and FORMULA.match(text) else text for text in map(str, labels)]
+    return texts if len(set(texts)) == len(texts) else [repr(label) for label in labels]
+
+
+def _spelled(labels: Sequence[Any]) -> dict[Any, str]:
+    """The labels that a CSV does not hold as they are, and what stands for them."""
+    return {label: text for label, text in zip(labels, names_of(labels, True), strict=True) if text != str(label)}
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _explainer(place: Path, model: runtime.Model) -> Explainer:
@@ -157,13 +175,16 @@ def _learn(explainer: Explainer, model: runtime.Model, chunks: Chunks) -> None:
         )
 
 
-def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
+def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any, spelled: Mapping[Any, str]) -> None:
+    """A line a row. `spelled` are the labels that are not written as they are."""
     import csv
     import io
 
     writer: Any = None
     for columns in parts:
         text = io.StringIO()
+        if spelled:
+            columns["prediction"] = [spelled.get(label, label) for label in columns["prediction"]]
         if writer is None:
             csv.writer(text, lineterminator="\n").writerow(columns)
         writer = csv.writer(text, lineterminator="\n")
@@ -172,45 +193,93 @@ def _write_csv(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
 
 
 def _write_json(parts: Iterator[dict[str, list[Any]]], file: Any) -> None:
-    """One object of columns, which stand one after another: all but what is at hand waits in temporary files."""
-    import shutil
+    """One object of columns, which stand one after another: each one's part of each chunk waits in a temporary file."""
+    import struct
     import tempfile
-    from contextlib import ExitStack
 
-    with ExitStack() as stack:
-        waiting: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as waiting, tempfile.TemporaryFile() as ends:
+        names: list[str] = []
+        chunks = 0
+        ends.write(struct.pack("q", 0))
         for columns in parts:
-            for name, values in columns.items():
-                if name not in waiting:
-                    waiting[name] = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline=""))
-                if values and waiting[name].tell():
-                    waiting[name].write(",")
-                waiting[name].write(show.json_text(values)[1:-1].rstrip())
+            names = list(columns)
+            chunks += 1
+            for values in columns.values():
+                waiting.write(show.json_text(values)[1:-1].rstrip().encode())
+                ends.write(struct.pack("q", waiting.tell()))
+
+        def part(place: int) -> str:
+            ends.seek(8 * place)
+            start, end = struct.unpack("qq", ends.read(16))
+            waiting.seek(start)
+            return waiting.read(end - start).decode()
+
         file.write("{")
-        for i, (name, place) in enumerate(waiting.items()):
+        for i, name in enumerate(names):
             file.write(f"{',' if i else ''}\n {show.json_text(name)}: [")
-            place.seek(0)
-            shutil.copyfileobj(place, file)
+            for chunk in range(chunks):
+                file.write(("," if chunk else "") + part(chunk * len(names) + i))
             file.write("]")
         file.write("\n}\n")
 
 
-@contextmanager
-def target(out: Path | None) -> Iterator[Any]:
-    """stdout, or a file that is there whole or not at all."""
+def _place_of(out: Path | None, overwrite: bool) -> Path | None:
+    """Where -o writes: the file that links lead to, or a pipe or device itself; None for stdout."""
     if out is None:
+        return None
+    try:
+        found = out.stat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        raise click.UsageError(f"-o {out}: {error.strerror}.") from None
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        if not _is_stream(found):
+            raise click.UsageError(f"-o {out} is no file, pipe or terminal: choose another.")
+        return out
+    if found is not None and _is_stdout(found):  # /dev/stdout
+        return None
+    if found is not None and not overwrite:
+        raise click.UsageError(f"{out} exists: choose another -o, or pass --overwrite.")
+    place = Path(os.path.realpath(out))
+    if not place.parent.is_dir():
+        raise click.UsageError(f"-o {out}: there is no folder {place.parent}; make it, or choose another.")
+    return place
+
+
+def _is_stream(found: os.stat_result) -> bool:
+    return stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)
+
+
+def _is_stdout(found: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(found, os.fstat(1))
+    except OSError:  # it is closed
+        return False
+
+
+@contextmanager
+def target(place: Path | None) -> Iterator[Any]:
+    """stdout, a pipe or device, or a file that is there whole or not at all."""
+    if place is None:
         yield sys.stdout
+        return
+    if place.exists() and _is_stream(place.stat()):
+        with place.open("w", encoding="utf-8", newline="") as file:
+            yield file
         return
     import tempfile
 
-    handle, scratch = tempfile.mkstemp(dir=out.parent, prefix=".predict-")
+    handle, scratch = tempfile.mkstemp(dir=place.parent, prefix=".predict-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, out)
+        os.replace(scratch, place)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise

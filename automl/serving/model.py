@@ -113,10 +113,7 @@ def _answer_probabilities(served: Served) -> Callable[[list[float]], bytes]:
     Where they are no numbers, all of it is null.
     """
     texts = [json.dumps(label).encode() for label in served.labels]
-    names = [runtime.level_of(label) for label in served.labels]
-    if len(set(names)) < len(names):  # 1 and "1"
-        names = [repr(label) for label in served.labels]
-    keys = [json.dumps(name).encode() for name in names]
+    keys = [json.dumps(runtime.level_of(label)).encode() for label in served.labels]
     body = b",".join(key.replace(b"%", b"%%") + b":%a" for key in keys)
     templates = [b'{"prediction":' + text.replace(b"%", b"%%") + b',"probabilities":{' + body + b"}}" for text in texts]
     nothing = b'{"prediction":null,"probabilities":{' + b",".join(key + b":null" for key in keys) + b"}}"

@@ -86,7 +86,8 @@ def test_help_begins_with_examples(name: str | None, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", list(cli.commands))
 def test_every_command_has_json_debug_and_a_line_for_every_option(name: str) -> None:
     options = {o for p in cli.commands[name].params for o in p.opts}
-    assert {"--json", "--quiet", "--verbose", "--debug", "--version"} <= options
+    assert {"--json", "--quiet", "--debug", "--version"} <= options
+    assert ("--verbose" in options) == (name in ("fit", "resume", "serve"))
     assert all(p.help for p in cli.commands[name].params if isinstance(p, click.Option))
 
 

@@ -102,6 +102,15 @@ def test_every_way_to_write_a_table_reads_alike(put: Any, plain: Table, content:
     assert said in " ".join(table.notes)
 
 
+def test_row_names_that_may_be_decimal_commas_are_said_to_be(put: Any) -> None:
+    rows = "".join(f"{i},{i % 9 + 1},{i % 7}.5,{'ab'[i % 2]}\n" for i in range(40))
+    notes = " ".join(read_table(put("price,size,t\n" + rows), "t").notes)
+    assert "may have decimal commas without quotes (the first: '0,1,0.5,a')" in notes
+    assert "taken for row names" in notes
+    notes = " ".join(read_table(put("price,size,t\n" + rows), "t", decimal=".").notes)
+    assert "decimal comma" not in notes
+
+
 def test_zip_of_one_member_by_its_first_bytes(put: Any, plain: Table) -> None:
     def packed(*names: str) -> bytes:
         buffer = io.BytesIO()

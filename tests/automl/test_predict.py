@@ -6,8 +6,10 @@ import io
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 from automl import stream
 from automl.cli.main import run
+from automl.cli.predict import FORMULA, names_of
 from automl.dataset import read_frame
 from automl.errors import DataError, UsageError
 from automl.estimators import runtime
@@ -124,6 +127,30 @@ def test_a_short_record_in_a_late_chunk_is_refused_before_the_first_is_given(tmp
     path.write_text("a,b\n" + "1,2\n" * 20 + "3\n" + "1,2\n" * 5)
     with pytest.raises(DataError, match=r"line 22: 1 fields where the header has 2"), open_chunks(path, rows=4):
         pass
+
+
+@pytest.mark.parametrize("form", ["{}", "r{}", "{},"], ids=["plain", "row names", "trailing"])
+def test_only_columns_in_use_are_ever_kept_as_a_whole(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.csv"
+    lines = [f"{i},{2**64 - 1 - i},{2**64 + i},{-i}" for i in range(8)]
+    rows = [f"r{i},{line}" if form == "r{}" else form.format(line) for i, line in enumerate(lines)]
+    path.write_text("n,big,bigger,less\n" + "".join(f"{row}\n" for row in rows).replace(f"{2**64 - 1},", "-1,", 1))
+    whole, parsed = read_frame(path), []
+
+    def parse(*given: Any) -> Any:
+        parsed.append(stream_parse(*given))
+        return parsed[-1]
+
+    stream_parse = stream.parse
+    monkeypatch.setattr(stream, "parse", parse)
+    with open_chunks(path, ["n", "less"], rows=2, decimal=".") as chunks:
+        assert not parsed
+        assert pd.concat(list(chunks))["less"].tolist() == whole["less"].tolist()
+    with open_chunks(path, ["n", "big"], rows=2, decimal=".") as chunks:
+        assert [list(frame.columns) for frame in parsed] == [["big"]]
+        assert pd.concat(list(chunks))["big"].tolist() == whole["big"].tolist()
 
 
 def test_parquet_in_chunks_is_the_file_as_a_whole(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -239,6 +266,46 @@ def test_numbers_with_a_comma_are_read_where_it_is_said(
     assert run([*explained, "--decimal", ","]) == 0
 
 
+def test_row_names_that_may_be_decimal_commas_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = pd.DataFrame({"price": np.arange(400) / 7, "qty": np.arange(400) % 9})
+    table, rows = from_frame(prices, prices["price"] * prices["qty"], task="regression"), np.arange(400)
+    place, path = tmp_path / "a", tmp_path / "new.csv"
+    Pipeline(by_name(["tree"])[0], {}, view=View()).fit(table, rows).export(place, table, rows)
+    command = ["predict", str(place), str(path)]
+    path.write_text("price,qty\n1,5,2\n2,5,3\n")
+    assert run(command) == run([*command, "--json"]) == run([*command, "--sep", ","]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "may have decimal commas without quotes (the first: '1,5,2')" in captured.err
+    assert "--sep" in captured.err
+    assert run(["verify", str(place), "--data", str(path), "--budget", "1"]) == 3
+    assert run([*command, "--decimal", "."]) == 0
+    assert capsys.readouterr().err.count("taken for row names") == 1
+    for text in ("price;qty\n1,5;2\n2,5;3\n", "row,price,qty\n1,5,2\n2,5,3\n"):
+        path.write_text(text)
+        assert run(command) == 0
+        assert "row names" not in capsys.readouterr().err
+    path.write_text("price,qty\nann,1.5,2\nbob,2.5,3\n")
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("taken for row names") == 1
+    assert captured.out.count("\n") == 3
+
+
+def test_how_the_file_was_read_is_said_once_and_not_where_it_is_to_be_quiet(
+    frame: pd.DataFrame, boosted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new.csv.gz"
+    frame.to_csv(path, index=False, sep=";")
+    explained = ["predict", str(boosted), str(path), "--explain", "--background", str(path)]
+    for command in (["predict", str(boosted), str(path)], explained):
+        assert run(command) == 0
+        notes = capsys.readouterr().err.splitlines()
+        assert notes == [f"note: {path} is gzip compressed.", f"note: {path} is separated by semicolons."]
+        assert run([*command, "--quiet"]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_it_reads_standard_input(frame: pd.DataFrame, boosted: Path) -> None:
     text = frame.to_csv(index=False, sep=";").encode()
     done = subprocess.run(
@@ -268,6 +335,100 @@ def test_a_wrong_cell_far_down_leaves_no_output(
     assert captured.out == ""
     assert "row 401" in captured.err
     assert [p.name for p in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_a_device_or_pipe_is_written_to_and_a_link_is_kept(
+    frame: pd.DataFrame, boosted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "new.csv"
+    frame.to_csv(data, index=False)
+    command = ["predict", str(boosted), str(data), "--overwrite", "-o"]
+    assert run(command[:3]) == 0
+    expected = capsys.readouterr().out
+    null = tmp_path / "null"
+    null.symlink_to(os.devnull)
+    assert run([*command[:3], "-o", str(null)]) == run([*command, str(null)]) == 0
+    assert null.is_symlink()
+    assert null.is_char_device()
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    assert run([*command[:3], "-o", str(pipe)]) == 0
+    reader.join(10)
+    assert found == [expected]
+    assert pipe.is_fifo()
+    link, real = tmp_path / "link", tmp_path / "folder" / "real.csv"
+    link.symlink_to(real)
+    assert run([*command, str(link)]) == 2, "the link leads to a folder that is not there"
+    real.parent.mkdir()
+    for old in (None, "before"):
+        if old is not None:
+            real.write_text(old)
+            assert run([*command[:3], "-o", str(link)]) == 2
+            assert real.read_text() == old
+        assert run([*command, str(link)]) == 0
+        assert link.is_symlink()
+        assert real.read_text() == expected
+    assert run([*command, str(data / "out.csv")]) == 2
+    capsys.readouterr()
+    printed = tmp_path / "printed.csv"
+    with printed.open("wb") as out:
+        start = [sys.executable, "-m", "automl"]
+        subprocess.run([*start, *command[:3], "-o", "/dev/stdout"], stdout=out, cwd=ROOT, check=True)
+    assert printed.read_text() == expected
+    piped = subprocess.run([*start, *command[:3], "-o", "/dev/stdout"], stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    assert piped.stdout.decode() == expected
+
+
+def test_labels_of_one_text_are_told_apart(
+    frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert names_of([1, 2, "no"]) == ["1", "2", "no"]
+    assert names_of([1, "1", "'1'"]) == ["1", "'1'", "\"'1'\""]
+    labels = np.array([1.0, "1.0", 2.0], object)
+    table = from_frame(frame[["hours"]], labels[frame["hours"] // 20], task="multiclass")
+    Pipeline(by_name(["tree"])[0], {}, view=View()).fit(table, np.arange(400)).export(
+        tmp_path / "a", table, np.arange(400)
+    )
+    frame.head(40).to_csv(tmp_path / "new.csv", index=False)
+    command = ["predict", str(tmp_path / "a"), str(tmp_path / "new.csv"), "--proba"]
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    header, *rows = captured.out.splitlines()
+    assert header == "prediction,probability_1.0,probability_2.0,probability_'1.0'"
+    assert {row.split(",")[0] for row in rows} == {"1.0", "2.0", "'1.0'"}
+    assert captured.err.count("--json has it as it is") == 1
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {type(label) for label in found["prediction"]} == {float, str}
+    assert list(found) == header.split(",")
+
+
+def test_a_label_that_is_a_formula_is_text_to_a_spreadsheet(
+    frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("=1+1", " =A1", "\t=A1", "@SUM(A1)", "-SUM(1)", "+cmd|' /C calc'!A1"):
+        assert FORMULA.match(text), text
+    for text in ("-", "+", "=", "-50000.", "+ve", ">50K", "a=b", "@home", "1-5", "A+"):
+        assert not FORMULA.match(text), text
+    formula = '=HYPERLINK("http://x")'
+    table = from_frame(frame[["hours"]], np.where(frame["hours"] > 30, formula, "-"), task="binary")
+    Pipeline(by_name(["tree"])[0], {}, view=View()).fit(table, np.arange(400)).export(
+        tmp_path / "a", table, np.arange(400)
+    )
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    command = ["predict", str(tmp_path / "a"), str(tmp_path / "new.csv"), "--proba"]
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    found = pd.read_csv(io.StringIO(captured.out))
+    assert set(found["prediction"]) == {"-", "'" + formula}
+    assert list(found)[1:] == ["probability_-", f"probability_{formula}"]
+    assert captured.err.startswith("warning: in CSV the label ")
+    assert run([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert set(json.loads(captured.out)["prediction"]) == {"-", formula}
+    assert captured.err == ""
 
 
 # -- explanations --------------------------------------------------------------------------------------------------------
@@ -389,3 +550,27 @@ def test_json_holds_every_row(
     for name in expected:
         same = pd.Series(found[name], name=name)
         pd.testing.assert_series_equal(same, expected[name], check_dtype=False, rtol=1e-12)
+
+
+def test_json_of_many_columns_takes_few_files(
+    boosted: Path,
+    frame: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from automl.cli import predict
+
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    monkeypatch.setattr(stream, "CELLS", 500)
+    monkeypatch.setattr(
+        predict, "columns_of", lambda model, frame, *_: {f"c{i}": (frame["hours"] + i).tolist() for i in range(300)}
+    )
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        assert run(["predict", str(boosted), str(tmp_path / "new.csv"), "--json"]) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    found = json.loads(capsys.readouterr().out)
+    assert found == {f"c{i}": (frame["hours"] + i).tolist() for i in range(300)}

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from automl.estimators import runtime
@@ -31,10 +32,10 @@ from automl.estimators.table import from_frame
 pytest.importorskip("uvicorn", reason="serving needs the extra serve")
 pytest.importorskip("orjson", reason="serving needs the extra serve")
 
-from automl.errors import UsageError
+from automl.errors import ArtifactError, UsageError
 from automl.serving import app as app_module
 from automl.serving.app import App, Limits
-from automl.serving.model import Served
+from automl.serving.model import Served, refuses
 from automl.serving.process import Setting, listen
 from automl.serving.schema import NUMBER_TEXT, sample_rows
 
@@ -342,14 +343,38 @@ def test_a_date_with_a_time_zone_is_served(tmp_path: Path) -> None:
 def test_an_artifact_that_needs_more_or_does_another_task_cannot_take_over(
     places: dict[str, Path], frame: pd.DataFrame, tmp_path: Path
 ) -> None:
-    served = Served(places["binary"], "shop")
+    first = runtime.check(places["binary"])
     more = Served(
         artifact(tmp_path / "more", frame.assign(height=np.random.default_rng(1).normal(0, 3, len(frame))), "binary"),
         "x",
     )
-    assert served.refuses(Served(places["small"], "shop")) == ""
-    assert "multiclass" in served.refuses(Served(places["multiclass"], "shop"))
-    assert "'height'" in served.refuses(more)
+    assert refuses(first, Served(places["small"], "shop")) == ""
+    assert "multiclass" in refuses(first, Served(places["multiclass"], "shop"))
+    assert "'height'" in refuses(first, more)
+    for task in ("binary", "multiclass"):
+        assert refuses(more.model.manifest, Served(places[task], "shop")) == (
+            "" if task == "binary" else "its task is multiclass, the server began with binary"
+        )
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_probabilities_that_are_no_numbers_are_null(
+    task: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(Served(places[task], "shop"))
+    labels = app.served.labels
+    wrong = np.full((1, len(labels)), np.nan, np.float32)
+    monkeypatch.setattr(app.served.model, "predict_proba", lambda rows: wrong)
+    nothing = {"prediction": None, "probabilities": dict.fromkeys(map(str, labels))}
+    assert ask(app, "/predict", [ROW])[1] == [nothing]
+    cells = {"age": [41.5], "job": ["nurse"], "when": [ROW["when"]]}
+    kinds = {"age": "FP64", "job": "BYTES", "when": "BYTES"}
+    inputs = [{"name": n, "shape": [1], "datatype": kinds[n], "data": v} for n, v in cells.items()]
+    found = ask(app, "/v2/models/shop/infer", {"inputs": inputs})[1]["outputs"]
+    assert [output["data"] for output in found] == [[None], [None] * len(labels)]
+    monkeypatch.setattr(runtime.Model, "predict_proba_one", lambda self, row: wrong[0])
+    with pytest.raises(ArtifactError, match="no number"):
+        Served(places[task], "shop")
 
 
 def test_a_client_that_does_not_send_is_overdue_and_one_that_waits_for_us_is_not() -> None:
@@ -378,14 +403,36 @@ def test_a_client_that_does_not_send_is_overdue_and_one_that_waits_for_us_is_not
     assert not overdue(2000.0, began)
 
 
+def test_a_client_that_does_not_read_is_stuck_and_one_that_reads_slowly_is_not() -> None:
+    from types import SimpleNamespace
+
+    from automl.serving.wire import Connection
+
+    def stuck(now: float, unsent: int) -> bool:
+        client.transport = SimpleNamespace(get_write_buffer_size=lambda: unsent)
+        return Connection.stuck(client, now, 20.0)  # type: ignore[arg-type]
+
+    client = SimpleNamespace(unsent=0, unsent_since=0.0)
+    assert not stuck(1000.0, 0)
+    assert not stuck(1005.0, 900), "an answer is on its way"
+    assert not stuck(1010.0, 900)
+    assert not stuck(1020.0, 899), "it has read something"
+    assert not stuck(1035.0, 950), "there is more for it"
+    assert stuck(1040.0, 950)
+    assert not stuck(1045.0, 0)
+    assert not stuck(1100.0, 10)
+
+
 # -- the process ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def serving(place: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`automl serve` on a free port: (process, port)."""
+def serving(place: Path, *options: str, patch: str = "") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`automl serve` on a free port, with another constant of its module `process` by `patch`: (process, port)."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "automl", "serve", str(place), "--port", "0", "--json", *options]
+    code = f"from automl.serving import process; process.{patch}; from automl.cli.main import main; main()"
+    start = ["-c", code] if patch else ["-m", "automl"]
+    command = [sys.executable, *start, "serve", str(place), "--port", "0", "--json", *options]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -478,6 +525,63 @@ def test_a_replaced_artifact_takes_over_without_a_lost_request(places: dict[str,
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert "is not swapped in" in process.stderr.read()
+
+
+@pytest.mark.parametrize(("bad", "says"), [("corrupt", "no artifact"), ("multiclass", "its task is multiclass")])
+def test_a_worker_that_dies_does_not_begin_with_what_the_others_refused_nor_ends_them(
+    bad: str, says: str, places: dict[str, Path], tmp_path: Path
+) -> None:
+    live = tmp_path / "live"
+    shutil.copytree(places["binary"], live)
+    (tmp_path / "corrupt").mkdir()
+    shutil.copytree(places["multiclass"], tmp_path / "multiclass")
+    (tmp_path / "corrupt" / "manifest.json").write_text("{}")
+    with serving(live, "--name", "shop", "--workers", "2", patch="RESTART_SECONDS = 0.05") as (process, port):
+
+        def workers() -> set[int]:
+            return {child.pid for child in psutil.Process(process.pid).children()}
+
+        first, before = version(port), workers()
+        live.rename(tmp_path / "before")
+        (tmp_path / bad).rename(live)
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert version(port) == first
+            assert process.poll() is None
+        assert before - {killed} <= workers()
+        live.rename(tmp_path / bad)
+        (tmp_path / "before").rename(live)
+        time.sleep(0.5)
+        after = workers()
+        assert len(after) == 2
+        assert {version(port) for _ in range(20)} == {first}
+        time.sleep(0.3)
+        assert workers() == after, "the new one stays"
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+        assert says in next(line for line in lines if line.startswith("error: ")), "it was tried"
+
+
+def test_a_client_that_reads_no_answer_is_let_go(places: dict[str, Path]) -> None:
+    body = json.dumps([ROW] * 9000).encode()
+    sent = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    with (
+        serving(places["binary"], patch="CLIENT_SECONDS = 0.8") as (process, port),
+        socket.socket() as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", port))
+        for _ in range(8):  # more than the system's buffers take
+            client.sendall(sent)
+        server = psutil.Process(process.pid)
+        mine = client.getsockname()[1]
+        until(lambda: all(c.raddr[1:] != (mine,) for c in server.net_connections() if c.raddr))
 
 
 def test_a_request_in_flight_is_answered_before_it_stops(places: dict[str, Path]) -> None:

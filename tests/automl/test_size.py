@@ -81,6 +81,15 @@ def test_the_cheapest_machines_that_hold_the_workers_are_taken() -> None:
     assert size(ENTRY, ENTRY, 1.0, 1e-3, MACHINES, 0.0).cores is None
 
 
+@pytest.mark.parametrize("name", ["latency_p50_seconds", "latency_p99_seconds"])
+def test_a_model_that_there_was_no_time_to_measure_says_so(name: str) -> None:
+    measured = {**ENTRY, name: None}
+    for entry in (ENTRY, measured):
+        found = size(entry, measured, 500.0, 0.1, MACHINES, 0.0)
+        assert "not measured" in found.reason
+        assert (found.cores, found.training_seconds) == (None, 3600.0)
+
+
 def test_a_price_table_that_is_wrong_is_named_by_line_and_column(tmp_path: Path) -> None:
     assert all(machine.as_of and machine.source for machine in read_prices(PRICES))
     path = tmp_path / "p.csv"

@@ -143,6 +143,17 @@ def test_it_never_overwrites(exporter: Exporter, name: str, artifact: Path, tmp_
 
 
 @every
+@pytest.mark.parametrize("name", ["file/out", "file/deep/out", "nowhere/out", "file", f"{'x' * 300}/out"])
+def test_a_place_that_cannot_be_is_refused(exporter: Exporter, name: str, artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to("absent")
+    with pytest.raises(UsageError, match=r"is no folder|exists already|too long"):
+        ready(exporter).export(artifact, tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "nowhere"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@every
 def test_it_refuses_a_corrupt_artifact_and_writes_nothing(exporter: Exporter, artifact: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
