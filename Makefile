@@ -6,10 +6,10 @@ BUDGET ?= 30s
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/.all
+demo: $(VENV)/.core
 	$(BIN)/python examples/demo_table.py build/demo
-	$(BIN)/automl fit build/demo/train.csv --target diagnosis --budget $(BUDGET) --test build/demo/test.csv --out build/demo/run --overwrite
-	$(BIN)/automl choose build/demo/run --prefer knee
+	$(BIN)/automl fit build/demo/train.csv --target digit --budget $(BUDGET) --test build/demo/test.csv --out build/demo/run --overwrite
+	$(BIN)/automl choose build/demo/run --max-latency 10us
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -27,8 +27,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp a set of extras, renewed when the dependencies change.
-$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]"
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python

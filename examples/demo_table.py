@@ -1,4 +1,4 @@
-"""Where does the demo's table come from? From scikit-learn: 569 biopsies, written as CSV files to train and test on.
+"""Where does the demo's table come from? From scikit-learn: 1,797 handwritten digits, written as CSV files to train and test on.
 
 python examples/demo_table.py build/demo
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 
 def write(folder: Path) -> tuple[Path, Path]:
-    """Writes train.csv and test.csv (a fifth of the rows), target column `diagnosis`, and returns their paths."""
-    data = load_breast_cancer(as_frame=True)
-    table = data.data.assign(diagnosis=[data.target_names[code] for code in data.target])
-    train, test = train_test_split(table, test_size=0.2, random_state=0, stratify=table["diagnosis"])
+    """Writes train.csv and test.csv (a fifth of the rows), 64 pixels and the target column `digit`, and returns their paths."""
+    table = load_digits(as_frame=True).frame.rename(columns={"target": "digit"})
+    table["digit"] = [f"digit {label}" for label in table["digit"]]
+    train, test = train_test_split(table, test_size=0.2, random_state=0, stratify=table["digit"])
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "train.csv", folder / "test.csv"
     train.to_csv(paths[0], index=False)

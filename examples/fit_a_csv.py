@@ -18,14 +18,12 @@ import automl
 def main(budget: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         train, test = write(Path(folder))
-        model = automl.fit(train, target="diagnosis", budget=budget)
+        model = automl.fit(train, target="digit", budget=budget)
         print(model.front_)
 
         rows = pd.read_csv(test)
         predicted = model.predict(rows)  # the column to predict may be there: it isn't read
-        print(
-            f"{(predicted == rows['diagnosis']).mean():.1%} of {len(rows)} diagnoses are right, the first: {predicted[0]}"
-        )
+        print(f"{(predicted == rows['digit']).mean():.1%} of {len(rows)} digits are right, the first: {predicted[0]}")
 
 
 if __name__ == "__main__":

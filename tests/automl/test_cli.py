@@ -17,6 +17,8 @@ from typing import Any
 import click
 import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.model_selection import train_test_split
 
 from automl.cli.main import cli, run
 
@@ -36,13 +38,11 @@ STATUSES = {"completed", "stopped", "timeout", "out_of_memory", "crashed", "fail
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.csv and test.csv: 569 biopsies, target `diagnosis`."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        from demo_table import write
-    finally:
-        sys.path.remove(str(ROOT / "examples"))
-    folder = tmp_path_factory.mktemp("table")
-    write(folder)
+    data, folder = load_breast_cancer(as_frame=True), tmp_path_factory.mktemp("table")
+    rows = data.data.assign(diagnosis=[data.target_names[code] for code in data.target])
+    train, test = train_test_split(rows, test_size=0.2, random_state=0, stratify=rows["diagnosis"])
+    train.to_csv(folder / "train.csv", index=False)
+    test.to_csv(folder / "test.csv", index=False)
     return folder
 
 
