@@ -170,13 +170,14 @@ def _slots(trees: Trees) -> tuple[NDArray[Any], ...]:
     place = trees.first[each] + np.arange(len(each)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     listed = trees.members if len(trees.members) else np.zeros(1, np.float32)
     codes = np.where(np.repeat(equal, sizes), trees.threshold[each], listed[np.minimum(place, len(listed) - 1)])
-    if ((codes < 0) | (codes != np.floor(codes)) | (codes >= 1 << 24)).any():
+    if ((codes < -1) | (codes != np.floor(codes)) | (codes >= 1 << 24)).any():
         raise NotLoweredError("a set of categories holds what is no code")
     whole = codes.astype(np.int64)
     top = np.zeros(int(trees.feature.max()) + 1, np.int64)
     np.maximum.at(top, trees.feature[each], whole)
     last[:] = top[column]
-    words = (top[trees.feature[owner]] + 1) // 32 + 1  # the bit after the last is that of no code
+    words = (top[trees.feature[owner]] + 2) // 32 + 1  # the bit after the last is that of no code, and the next that of -1
+    whole = np.where(whole < 0, top[trees.feature[each]] + 2, whole)
     if 32 * int(words.sum()) > MOST_BITS:
         raise NotLoweredError("its sets of categories are too large")
     starts = 1 + np.cumsum(words) - words

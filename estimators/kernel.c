@@ -112,8 +112,8 @@ INLINE float NAME(tangent)(float x)
 /* -- trees ----------------------------------------------------------------------------------------------------------- */
 
 /* What the splits compare: the columns that they name, `apart` floats from one to the next. Kind 1: -inf for NaN (missing
- * takes the first child). Kind 2: a category column, for which the set decides: NaN, and its code, one past the last where
- * it is none. Slot `count` is -inf, which takes a leaf to itself. */
+ * takes the first child). Kind 2: a category column, for which the set decides: NaN, and its code, two past the last where it is
+ * -1, that of a missing cell, and one past it where it is none. Slot `count` is -inf, which takes a leaf to itself. */
 INLINE void NAME(slots)(const operation *o, const float *x, float *slot, uint32_t *code, int64_t apart)
 {
     const int32_t *column = o->b, *kind = o->c, *last = o->d;
@@ -129,7 +129,8 @@ INLINE void NAME(slots)(const operation *o, const float *x, float *slot, uint32_
         const float v = x[column[i]];
         const int inside = (kind[i] & 2) && v >= 0 && v <= (float)last[i];
         const uint32_t whole = inside ? (uint32_t)v : 0;
-        code[i * apart] = !(kind[i] & 2) ? 0 : inside && (float)whole == v ? whole : (uint32_t)last[i] + 1;
+        const uint32_t none = (uint32_t)last[i] + 1 + (v == -1.0f);
+        code[i * apart] = !(kind[i] & 2) ? 0 : inside && (float)whole == v ? whole : none;
     }
     code[count * apart] = 0;
 }

@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SAYS = {
     "choose_under_a_limit": "none: ",
     "demo_table": "test.csv",
-    "fit_a_csv": "diagnoses are right",
+    "fit_a_csv": "digits are right",
     "more_rows": "100 times the rows",
     "own_family": "'huber'",
     "own_objective": "EUR",
