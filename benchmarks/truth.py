@@ -9,7 +9,8 @@ early on a tenth of the rows) beside it. Cells are JSON lines of the results fil
 
 Of every model of the front: the reported score and its 90 % interval, the test score with its standard error, whether it lies
 in that interval widened by that error, and the difference in standard errors of both. Latency and memory are measured
-again in a fresh process: the share of a front that would be on it by that, with the noise that a front allows for. A run
+again in a fresh process: the share of a front that would be on it by that, with the noise that a front allows for. How many have
+laws of their error and of their training time is told as well. A run
 is late where it ends after its budget and the larger of a second and 2 %. `--neighbour` keeps one core busy during every
 other cell.
 """
@@ -160,7 +161,10 @@ def judged(
     for entry, influence in zip(entries, influences, strict=True):
         low, high = sorted(metric.error_of(entry[end]) for end in ("score_low", "score_high"))
         beside = compared(entry["error"], low, high, influence)
-        models.append({"family": entry["family"], "measured_error": entry["measured_error"], **beside})
+        lawful = all("refused" not in entry["laws"][name] for name in ("error", "training_seconds"))
+        models.append(
+            {"family": entry["family"], "measured_error": entry["measured_error"], "lawful": lawful, **beside}
+        )
     for model, still in zip(models, still_there(entries, influences, run, parts), strict=True):
         model["still"] = still
     return {
@@ -288,6 +292,8 @@ def promises(rows: Sequence[Any], ended: Sequence[Any], many: Sequence[Any]) -> 
     lines.append(["worse than LightGBM's defaults", sum(lead(row) > 0 for row in ended), len(ended), "1 in 20"])
     sure = sum(lead(row) > Z90 for row in ended)
     lines.append(["... by more than 1.645 paired standard errors", sure, len(ended), ""])
+    known = [model for model in points(ended) if "lawful" in model]
+    lines.append(["have laws of error and training time", f"{share(known, 'lawful'):.1%}", len(known), ""])
     lines.append(["still not dominated", f"{share(points(ended), 'still'):.1%}", len(points(ended)), "90 %"])
     return lines
 

@@ -35,9 +35,7 @@ the machine that measured is not the one you rent: `automl verify` there. The sh
 @click.option("--p99", type=SECONDS, metavar="T", help="99 % are answered within this time.")
 @click.option("--rows", type=ROWS, metavar="N", help="Training rows.  [default: the run's target rows]")
 @click.option("--prices", type=DataFile(), metavar="FILE", help="CSV of machines.  [default: the examples shipped]")
-@click.option(
-    "--overhead", type=SECONDS, default="35us", show_default=True, metavar="T", help="HTTP's part of a request."
-)
+@click.option("--overhead", type=SECONDS, metavar="T", help="HTTP's part of a request.  [default: 35us]")
 @click.option("--print-prices", is_flag=True, help="Print the price table and end.")
 @common
 def size(
@@ -47,7 +45,7 @@ def size(
     p99: float | None,
     rows: int | None,
     prices: Path | None,
-    overhead: float,
+    overhead: float | None,
     print_prices: bool,
     as_json: bool,
     quiet: bool,
@@ -62,6 +60,7 @@ def size(
         return
     if qps is None or p99 is None:
         raise click.UsageError("Give --qps N and --p99 T, such as --qps 2000 --p99 10ms.")
+    overhead = module.OVERHEAD_SECONDS if overhead is None else overhead
     machines, front = module.read_prices(table), open_run(run)
     wanted = rows or front.found.get("target_rows") or front.found["rows"]
     measured = {m.id: m.entry for m in front}

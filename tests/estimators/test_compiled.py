@@ -18,7 +18,8 @@ from automl.estimators import artifact, native, runtime
 from automl.estimators.compiled import Engine, NotLoweredError, refusal
 from automl.estimators.errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 from automl.estimators.families import FAMILIES
-from automl.estimators.graph import Graph
+from automl.estimators.graph import Graph, session
+from automl.estimators.trees import Trees, write
 
 NAMES = [*(family.name for family in FAMILIES), "blend"]
 TASKS = ("binary", "multiclass", "regression")
@@ -61,6 +62,30 @@ def test_it_says_what_onnxruntime_says_and_a_row_alone_as_in_a_batch(made: Any, 
     assert (alone(engine, graph.x) == found).all()
     for size in (1, 2, 3, 7, 8, 9, 63, 64, 65):
         assert (run(engine, graph.x[5 : 5 + size]) == found[5 : 5 + size]).all()
+
+
+def test_a_set_may_hold_the_missing_category() -> None:
+    rng, count = np.random.default_rng(0), 40
+    codes = [np.sort(rng.choice(np.arange(-1, 40), rng.integers(1, 9), replace=False)) for _ in range(count)]
+    trees = Trees(
+        sizes=np.ones(count, np.int64),
+        feature=np.arange(count) % 2,
+        threshold=np.zeros(count),
+        missing_left=np.zeros(count, np.bool_),
+        left=np.full(count, -1),
+        right=np.full(count, -2),
+        values=rng.normal(size=(2 * count, 1)),
+        targets=np.zeros(2 * count, np.int64),
+        counts=np.array([len(each) for each in codes]),
+        members=np.concatenate(codes),
+    )
+    graph = Graph(2)
+    model = graph.model(write(graph, graph.x, trees, 1, np.zeros(1)))
+    x = rng.integers(-1, 60, (500, 2)).astype(np.float32)  # beyond 40 what no set holds
+    engine = Engine(model.SerializeToString())
+    expected = session(model.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(run(engine, x), expected, atol=1e-5)
+    assert (alone(engine, x) == run(engine, x)).all()
 
 
 # -- as an artifact ----------------------------------------------------------------------------------------------------
