@@ -51,6 +51,7 @@ from .run import (
     Rows,
     Run,
     check_fingerprint,
+    check_foreseen,
     check_identity,
     warm_up,
 )
@@ -168,7 +169,7 @@ class _AutoML(BaseEstimator):
         """
         start = monotonic()
         budget, families = as_budget(self.budget), resolve_families(self.families, self.exclude)
-        warm_up(budget.seconds(), families)
+        warm_up(budget.seconds(), families, self.engine)
         X, y = checked(self, X, y)
         table, held = assemble(X, y, sample_weight, X_val, y_val, groups, time, splitter, self._kind())
         return self._search(table, held, X, start=start)
@@ -227,6 +228,8 @@ class _AutoML(BaseEstimator):
         if resuming:
             run, store = self._reopened(folder, table, options, rows)
         else:
+            if options.target_rows is not None:
+                check_foreseen(options.bounds, options.budget_seconds)
             run = Run(folder, table, options, rows)  # before the folder: what cannot run leaves nothing behind
             prepare_folder(folder, self.overwrite)
             known = {**meta, "fingerprint": table.fingerprint(), "identity": run.identity()}
@@ -491,7 +494,7 @@ def fit_timed(
     families = resolve_families(options.get("families"), options.get("exclude"))
     if options.get("run_dir") is not None and not options.get("resume"):
         refuse_existing(Path(options["run_dir"]), bool(options.get("overwrite")))
-    warm_up(budget.seconds(), families)
+    warm_up(budget.seconds(), families, options.get("engine", "auto"))
     meta: dict[str, Any] = {}
     weights, groups, time, splitter, X_val, y_val = (
         held.get(name) for name in ("sample_weight", "groups", "time", "splitter", "X_val", "y_val")
@@ -501,6 +504,8 @@ def fit_timed(
             raise UsageError(f'target is not given: write fit("{X}", target="COLUMN")')
         columns = {"sample_weight": weights, "groups": groups, "time": time}
         refuse_beside_a_file({"y": y, "X_val": X_val, "y_val": y_val}, columns)
+        if weights is not None and "weights" in (reading or {}):
+            raise UsageError("the weights are named twice, by sample_weight and in reading: leave the latter out")
         how = {**(reading or {}), **({} if weights is None else {"weights": weights})}
         table, rows = from_file(X, target, task, how, groups, time, splitter)
         meta = file_meta(X, target, task, how, groups, time, splitter, options)

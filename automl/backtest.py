@@ -16,6 +16,7 @@ from automl.search.forecast import COSTS, fitted, law_points
 from automl.search.metric import Metric
 from automl.search.plan import ENSEMBLE, Plan
 from automl.search.scaling import KAPPA, Backtest, Forecast, RefusalError, judge
+from automl.search.split import law_parts
 from automl.search.trial import Trial
 from automl.search.worker import start_server
 
@@ -85,7 +86,7 @@ def backtest(folder: Path, say: Callable[[str], None]) -> Looked:
 def looked_at(full: int) -> tuple[list[int], list[int]]:
     """(horizons that `full` training rows allow, row counts to fit at, ascending)."""
     horizons = [h for h in HORIZONS if full // h >= (LEAST_FAR_ROWS if h > 4 else 4 * LEAST_ROWS)]
-    return horizons, sorted({full, *(full // h // step for h in horizons for step in (1, 2, 4))})
+    return horizons, sorted({full, *(full // h // step for h in horizons for step in (1, *law_parts(full // h)))})
 
 
 def measured_curve(plan: Plan, counts: Sequence[int], data: Path, metric: Metric, seed: int) -> tuple[list[Trial], str]:
@@ -114,13 +115,16 @@ def held_out(
     curves: Sequence[tuple[Plan, list[Trial]]],
     columns: int,
     classes: int,
-    steps: Sequence[int] = (4, 2, 1),
+    steps: Sequence[int] | None = None,
 ) -> Backtest | None:
-    """The law of a quantity fitted at full / horizon rows and at those divided by `steps`, read at the full ones; None without a law."""
+    """The law of a quantity fitted at full / horizon rows and at those divided by `steps` (those of a run's laws if None), read at the
+    full ones; None without a law.
+    """
     forecasts: list[Forecast] = []
     measured: list[float] = []
     last: list[float] = []
     base = full // horizon
+    steps = (*law_parts(base), 1) if steps is None else steps
     for plan, curve in curves:
         known = [t for t in curve if t.rows in [base // step for step in steps]]
         rows, values, deviations = law_points(quantity, known)

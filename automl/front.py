@@ -214,6 +214,10 @@ class Front(Sequence[Model]):
         from automl.search.objectives import DEFAULT, OBJECTIVES
         from automl.search.trial import Measurement
 
+        if "at_rows" in self.found and "max_latency_p99" in limits:
+            raise UsageError(
+                "max_latency_p99 is not forecast, and limits are held against other rows than those measured: give max_latency"
+            )
         wanted = self.found.get("objectives", [])
         own = tuple(o for o in OBJECTIVES if o.name in wanted)  # the caller's own cannot be read from a stored run
 

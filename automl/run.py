@@ -112,8 +112,10 @@ class Rows:
         return self.groups is not None or self.time is not None or self.splitter is not None
 
 
-def warm_up(budget_seconds: float, families: Sequence[Family]) -> None:
-    """Starts the processes that trials are forked from, before the data is read. Returns at once."""
+def warm_up(budget_seconds: float, families: Sequence[Family], engine: str = "auto") -> None:
+    """Starts the processes that trials are forked from, before the data is read, and the making of the compiled engine where `engine`
+    wants it. Returns at once.
+    """
     if sys.platform == "win32":
         raise ResourceError(
             "automl.fit needs Linux or macOS: on Windows only automl.runtime (loading and predicting) works"
@@ -121,7 +123,7 @@ def warm_up(budget_seconds: float, families: Sequence[Family]) -> None:
     if budget_seconds >= IN_PROCESS_BELOW or not all(fits_here(f) for f in sorted(families, key=lambda f: f.order)[:2]):
         start_server("core")
     start_server("serve")
-    if COMPILED_FROM <= budget_seconds < math.inf and native.missing() is None:
+    if engine == "auto" and COMPILED_FROM <= budget_seconds < math.inf and native.missing() is None:
         start_server("lean")
         threading.Thread(target=_make_library, daemon=True).start()
 
@@ -138,7 +140,7 @@ def check_foreseen(bounds: Mapping[str, float], budget_seconds: float) -> None:
         raise UsageError(
             "max_latency_p99 is not forecast, and limits are held against the target rows: give max_latency, or leave one of the two out"
         )
-    if budget_seconds < IN_PROCESS_BELOW and set(bounds) - {"min_score"}:
+    if budget_seconds < IN_PROCESS_BELOW and bounds:
         raise UsageError(
             f"limits at target rows need laws, which are fitted in a budget of {IN_PROCESS_BELOW:.0f} s or more: it is {budget_seconds:.3g} s"
         )
@@ -190,8 +192,6 @@ class Run:
             devices("cuda")  # refused at once where it cannot be had
         if options.engine not in ENGINES:
             raise UsageError(f"engine is {options.engine!r}: it is one of {', '.join(ENGINES)}")
-        if options.target_rows is not None:
-            check_foreseen(options.bounds, options.budget_seconds)
         self.searched = usable(options.families, table.task.kind, options.budget_seconds)
         self.strategy = by_name(options.strategy)
         self.table = table
@@ -273,6 +273,7 @@ class Run:
         def wanted(entry: dict[str, Any]) -> bool:
             members = {single_of(plan).family for plan, _ in Plan.from_dict(entry["plan"]).members}
             known = (members or {entry["family"]}) <= families and (not members or self.options.ensembles)
+            known = known and self.options.engine in ("auto", entry["engine"])
             return known and not check(Measurement.from_dict(entry), self.options.bounds, greater)
 
         return [entry for entry in former["models"] if wanted(entry)]

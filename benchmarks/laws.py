@@ -1,11 +1,11 @@
 """How good the scaling laws are: families' usual points fitted at many row counts of real tables, the most rows held out.
 
-    python benchmarks/laws.py DATA [NAME ...] [--out CURVES.jsonl] [--least-rows 20000] [--steps 4 2 1]
+    python benchmarks/laws.py DATA [NAME ...] [--out CURVES.jsonl] [--least-rows 20000] [--steps 8 4 1]
 
 DATA holds tables and a `datasets.json` that lists them (name, file, task, target). Every table with enough training rows
 counts; each of its points is fitted at the full training rows and at 1/2 to 1/64 of them, one at a time on one thread. A
-law is fitted at n/4, n/2 and n (or n divided by --steps, where the curve has these) and read at 2n, 4n and 16n. Curves are kept in
---out: a point that is there is not fitted again.
+law is fitted at n/8, n/4 and n as a run's are (of few rows at n/4, n/2 and n; or at n divided by --steps, where the curve has these) and
+read at 2n, 4n and 16n. Curves are kept in --out: a point that is there is not fitted again.
 """
 
 from __future__ import annotations
@@ -77,10 +77,11 @@ def measure(entry: dict[str, Any], data: Path, least: int, known: set[tuple[str,
     print(f"{entry['name']}: done", file=sys.stderr)
 
 
-def report(lines: list[dict[str, Any]], steps: Sequence[int]) -> None:
+def report(lines: list[dict[str, Any]], given: Sequence[int] | None) -> None:
     """Each quantity at each horizon: over all tables, then the coverage by table."""
     from automl.backtest import held_out, looked_at
     from automl.search.forecast import COSTS
+    from automl.search.split import law_parts
     from automl.search.trial import Trial
 
     print(f"{'quantity':22} horizon curves  median   mean   bias coverage error/last")
@@ -91,6 +92,7 @@ def report(lines: list[dict[str, Any]], steps: Sequence[int]) -> None:
                 trials = [Trial.from_dict(t) for t in line["trials"]]
                 if trials and horizon in looked_at(line["full"])[0]:
                     curve = [(trials[0].plan, trials)]
+                    steps = given or (*law_parts(line["full"] // horizon), 1)
                     if not {line["full"] // horizon // step for step in steps} <= {t.rows for t in trials}:
                         continue
                     found = held_out(quantity, horizon, line["full"], curve, line["columns"], line["classes"], steps)
@@ -113,7 +115,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("laws.jsonl"))
     parser.add_argument("--least-rows", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, nargs=3, default=(4, 2, 1), metavar="N")
+    parser.add_argument(
+        "--steps", type=int, nargs=3, metavar="N", help="such as 4 2 1; by default those of a run's laws"
+    )
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     known = {(line["table"], line["id"]) for line in lines}

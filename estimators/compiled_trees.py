@@ -176,9 +176,8 @@ def _slots(trees: Trees) -> tuple[NDArray[Any], ...]:
     top = np.zeros(int(trees.feature.max()) + 1, np.int64)
     np.maximum.at(top, trees.feature[each], whole)
     last[:] = top[column]
-    words = (
-        top[trees.feature[owner]] + 2
-    ) // 32 + 1  # the bit after the last is that of no code, and the next that of -1
+    # the bit after the last is that of no code, and the next one that of -1
+    words = (top[trees.feature[owner]] + 2) // 32 + 1
     whole = np.where(whole < 0, top[trees.feature[each]] + 2, whole)
     if 32 * int(words.sum()) > MOST_BITS:
         raise NotLoweredError("its sets of categories are too large")

@@ -114,15 +114,15 @@ def greedy(pool: Pool, price: float, stop: Callable[[], bool] = lambda: False) -
 
 
 def optimism(
-    pool: Pool, chosen: tuple[int, ...], price: float, part: NDArray[np.int64], stop: Callable[[], bool] = lambda: False
+    parts: Sequence[Pool], chosen: tuple[int, ...], price: float, stop: Callable[[], bool] = lambda: False
 ) -> float:
     """How much smaller the error of an ensemble looks on the rows that it was chosen by, 0 at the least.
 
-    The choice is made again on each of two halves of the rows (`part` (n,) says which a row is in), and scored on the other one,
-    beside the ensemble that was chosen on both: by half of the rows a choice is a little worse than by all, so that this is more.
+    The choice is made again on each of the two `parts` of the rows, and scored on the other one, beside the ensemble that was chosen
+    on both: by half of the rows a choice is a little worse than by all, so that this is more.
     """
-    own, gaps = [pool.of(part == k) for k in (0, 1)], []
-    for half, other in zip(own, own[::-1], strict=True):
+    gaps = []
+    for half, other in zip(parts, parts[::-1], strict=True):
         again = greedy(half, price, stop)
         gaps.append(other.error(again) - other.error(chosen) if again else math.inf)
     known = [gap for gap in gaps if math.isfinite(gap)]
@@ -167,13 +167,17 @@ def select(
         paths.setdefault(greedy(pool, price, stop), price)
     log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(paths), study.elapsed())
     ensembles, values = [], [study.values(t) for t in trials]
+    parts = [pool.of(scored.part == k) for k in np.unique(scored.part)]
     until += seconds
     for chosen, price in paths.items():
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
         if len(members) < 2:
             continue
-        lucky = 0.0 if scored.cut < len(scored.y) else optimism(pool, chosen, price, scored.part, stop)
+        lucky = 0.0
+        if scored.cut == len(scored.y) and len(parts) > 1:  # there is no holdout to tell
+            lucky = optimism(parts, chosen, price, stop)
         if stop():
+            log.debug("there was no time to judge all ensembles")
             break
         found = _ensemble(study, scored, members, lucky)
         if found is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -220,8 +221,8 @@ class Finish:
         after = max(self.extra_seconds, self._scoring_seconds([m.trial for m in models]))
         left = self.race_seconds() if math.isinf(self.budget) else max(0.3, study.left() - 0.3 - after)
         seconds = min(left, 1.0) if study.interrupted else min(left, 1.5 * self.race_seconds())
-        if not study.interrupted and (math.isinf(self.budget) or native.ready()):
-            if study.setting.compiled:
+        if not study.interrupted:
+            if study.setting.compiled and (math.isinf(self.budget) or native.ready()):
                 models += compiled_twins(models, int(seconds / RACE_EACH) - len(models))
             if any(objective.name == "throughput" for objective in study.setting.objectives):
                 models += threaded_twins(models, int(seconds / RACE_EACH) - len(models), study.setting.threads)
@@ -409,14 +410,13 @@ class Finish:
     def _race(self, models: Sequence[Finalist], seconds: float) -> list[Serving | str]:
         """All of them at a time, or as many as the memory of the trials that run at a time holds."""
         served: list[Serving | str] = []
-        room = self.study.setting.limits.memory_bytes
-        parts = heats(
-            [m.trial.measurement.model_memory_bytes or 0.0 for m in models],
-            None if room is None else room * self.study.setting.here,
-        )
-        for part in parts:
+        end, room = time.monotonic() + seconds, self.study.setting.limits.memory_bytes
+        needs = [m.trial.measurement.model_memory_bytes or m.measurement.size_bytes or 0.0 for m in models]
+        for part in heats(needs, None if room is None else room * self.study.setting.here):
+            share = len(part) / (len(models) - len(served))
+            left = max(0.0, end - time.monotonic())
             artifacts = [models[i].artifact for i in part]
-            served += race(artifacts, self.study.rows, seconds * len(part) / len(models), cancel=self.study.cancel)
+            served += race(artifacts, self.study.rows, share * left, cancel=self.study.cancel, must=not served)
         return served
 
     def _measurement(self, model: Finalist, serving: Serving | str) -> Measurement:

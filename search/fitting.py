@@ -228,8 +228,8 @@ class _Look:
         weights: NDArray[Any] | None,
         cut: int | None = None,
     ) -> Iterator[tuple[Plan, Measurement, NDArray[Any]]]:
-        """The prefixes worth a look, on fewer rows `every` one, since laws need what is worth it on all: their plans, what they are expected to cost, what they predict for the rows scored, of
-        which those of `y` count.
+        """The prefixes worth a look, or where laws will be fitted to them, on fewer rows, `every` one: their plans, what they are
+        expected to cost, what they predict for the rows scored, of which those of `y` count.
         """
         for share, factor, predicted in prefixes.candidates(
             task, self.job.metric, y, weights, cut or len(y), self.every

@@ -62,8 +62,9 @@ class Rivals:
         clusters: NDArray[np.int64],
         made: Iterable[tuple[Measurement, NDArray[Any]]],
     ) -> bool:
-        """Whether each model of a trial (its costs, its predictions for the first rows scored, whose targets are `y`, and whose groups,
-        if they have any, `clusters`) is worse than a rival that costs no more. Where the metric is not defined on these rows nothing is known.
+        """Whether each model of a trial (its costs, its predictions for the first rows scored) is worse than a rival that costs no
+        more. `y` are the targets of these rows, `clusters` the codes of their groups, if they have any. Where the metric is not
+        defined on them nothing is known.
         """
         try:
             known = [(r.costs, metric.influence(y, found, weights, clusters)) for r, found in self._read(task, len(y))]

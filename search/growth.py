@@ -38,12 +38,13 @@ class Growing:
         if study.setting.in_process:  # the budget is too short for any
             return []
         known = {(t.plan.id, t.rows) for t in study.trials if t.status == "completed"}
-        wholes = {t.plan.whole.id: t for t in models}
-        rows = study.setting.split.law_rows
-        laws = [
-            [Point(t, n, self._seconds(t, n)) for n in rows(t.rows) if (name, n) not in known]
-            for name, t in wholes.items()
-        ]
+        wanted: dict[str, dict[int, Trial]] = {}
+        for t in models:  # of a prefix itself: the search keeps none on fewer rows that others were better than there
+            own = t.plan.id if t.plan.calibration == "none" else t.plan.whole.id
+            for n in study.setting.split.law_rows(t.rows):
+                if (own, n) not in known:
+                    wanted.setdefault(t.plan.whole.id, {})[n] = t
+        laws = [[Point(t, n, self._seconds(t, n)) for n, t in law.items()] for law in wanted.values()]
         if not math.isinf(self.budget):  # trials: then nothing goes by what clocks say
             laws.sort(key=lambda law: sum(point.seconds for point in law))
         return [point for law in laws for point in law]

@@ -44,7 +44,8 @@ class Serving:
     """An artifact as deployed, measured alone in its process. Seconds, bytes, rows a second; low and high are 90 % intervals.
 
     latency_p50: one row from a dict, the smallest block median (the quiet machine's); latency_p99: of all calls but those of blocks
-    that others had the CPU for most of. rows_per_second: a batch of 10,000 rows (None when there was no time for one), rows_per_second_1000 of 1,000.
+    that others had the CPU for most of. rows_per_second: a batch of 10,000 rows (None when there was no time for one),
+    rows_per_second_1000 of 1,000.
     load_seconds: imports, load and first row. serving_memory_bytes: peak above a bare interpreter; model_memory_bytes: above
     one with numpy and its engine, onnxruntime or the kernel (so that the engines' own memory is no part of a comparison of
     models; serving_memory_bytes has it). disturbed: under 10 blocks were kept or over 10 % of the time went to others.
@@ -76,13 +77,14 @@ def race(
     *,
     runtime: str = RUNTIME,
     cancel: Cancel | None = None,
+    must: bool = True,
 ) -> list[Serving | str]:
     """Measure artifacts as deployed, within `seconds`; a str in the list says why that one has no figures.
 
     Each is loaded in its own process, pinned to one CPU (to as many as its batches have threads), from a server that has imported numpy and onnxruntime, or not the
     latter for one whose engine is the compiled one. They run one
     at a time, in shuffled rounds of blocks. Every artifact is loaded and answers some rows first, in the order given: when time
-    is short the last ones get a reason instead; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
+    is short the last ones get a reason instead, the first one only where it is no `must`; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
     """
     deadline = time.monotonic() + seconds
     engines = sorted({engine_of(Path(path)) for path in artifacts} | {"onnx"}, reverse=True)
@@ -91,7 +93,7 @@ def race(
         packed = pickle.dumps([dict(row) for row in rows])
         runners = [stack.enter_context(_Runner(Path(path), packed, deadline, runtime)) for path in artifacts]
         for position, runner in enumerate(runners):
-            runner.load(must=position == 0)
+            runner.load(must=must and position == 0)
         interpreter = cold.result()
         alive = [runner for runner in runners if not runner.reason]
         now = time.monotonic()
@@ -166,7 +168,9 @@ class Blocks:
         return value, max(0.0, value - spread), value + spread
 
     def p99(self) -> tuple[float, float, float]:
-        """(value, low, high) seconds: the 99th percentile of all calls of the blocks kept, with the order statistics of its binomial 90 % interval."""
+        """(value, low, high) seconds: the 99th percentile of all calls of the blocks kept, with the order statistics of its binomial
+        90 % interval.
+        """
         pooled = sorted(ns / 1e9 for block in self.kept() for ns in block)
         count = len(pooled)
         half = 1.645 * math.sqrt(count * 0.99 * 0.01)

@@ -49,8 +49,9 @@ class Setting:
     start: float
     in_process: bool = False
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    compiled: bool = True
     """What each family may train on, its usual one first; the CPU where nothing is said."""
+    compiled: bool = True
+    """Whether models are offered on the compiled engine as well."""
     target_rows: int | None = None
     ensembles: bool = False
     bounds: Mapping[str, float] = field(default_factory=dict)

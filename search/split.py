@@ -102,8 +102,7 @@ class Split:
         """The row counts that the law of a model fitted on so many rows needs beside them: an eighth and a quarter, or of few rows a
         quarter and half of them, as far as they are enough.
         """
-        parts = (8, 4) if rows // 8 >= LEAST_EIGHTH else (4, 2)
-        return [n for n in (rows // part for part in parts) if n >= LEAST_LAW_ROWS]
+        return [n for n in (rows // part for part in law_parts(rows)) if n >= LEAST_LAW_ROWS]
 
     def save(self, path: Path) -> None:
         parts: dict[str, Any] = {
@@ -120,6 +119,11 @@ class Split:
             folds = tuple((stored[f"t{k}"], stored[f"v{k}"]) for k in range(count))
             notes = tuple(str(note) for note in stored["notes"])
             return cls(stored["train"], stored["validation"], stored["holdout"], folds, notes, stored["clusters"])
+
+
+def law_parts(rows: int) -> tuple[int, int]:
+    """What the row counts of a law beside these are parts of them by: an eighth and a quarter, of few rows a quarter and half."""
+    return (8, 4) if rows // 8 >= LEAST_EIGHTH else (4, 2)
 
 
 def make_split(

@@ -48,13 +48,15 @@ def calibrated(
 
     The curve is fitted on the first `cut` rows, which steer the search, and moves the predictions of the others. Of those
     rows each is moved by a curve that neither it nor its group (`clusters` are their codes, if there are any) had a part in, so
-    that none seems better than it is on new ones. Nothing is
-    calibrated for metrics that don't read probabilities, or only their order.
+    that none seems better than it is on new ones. Nothing is calibrated for metrics that don't read probabilities, or only their
+    order.
     """
     if not metric.needs_proba or metric.name.startswith(RANKS):
         return
     known, w, groups = y[:cut], None if weights is None else weights[:cut], clusters[:cut]
     part = halves(cut, groups)
+    if len(np.unique(part)) < PARTS:  # all rows are of one group: there are no others to fit a curve on
+        return
     best = prediction
     for method in calibrate.methods(task, cut * (PARTS - 1) // PARTS):
         curve = calibrate.fit(method, known, prediction[:cut], w)

@@ -87,6 +87,8 @@ def test_a_limit_is_held_against_the_worse_end_of_a_forecast(front: Front) -> No
         at.choose(max_training_time=told["value"])  # the middle is not enough
     with pytest.raises(InfeasibleError, match="max_training_memory"):
         at.choose(max_training_memory="1kB")
+    with pytest.raises(UsageError, match="max_latency_p99 is not forecast"):
+        at.choose(max_latency_p99="1h")
 
 
 def test_the_command_prints_forecasts_orders_and_the_most_rows(folder: Path, capsys: Any) -> None:

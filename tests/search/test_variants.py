@@ -21,7 +21,7 @@ from automl.search.metric import Metric
 from automl.search.plan import Plan, branches, from_point
 from automl.search.split import Split
 from automl.search.trial import Measurement, Trial
-from automl.search.variants import Narrowed, calibrated
+from automl.search.variants import Narrowed, calibrated, halves
 
 ROWS = np.arange(1200)
 SPLIT = Split(ROWS[:600], ROWS[600:900], ROWS[900:])
@@ -103,6 +103,20 @@ def test_rows_whose_classes_stand_in_turn_are_calibrated_as_any(rows: int) -> No
     found = list(calibrated("binary", metric, y, prediction, None, rows, np.empty(0, np.int64)))
     assert found
     assert metric.error(y, found[-1][2]) < metric.error(y, prediction) - 0.05
+
+
+def test_a_group_is_moved_by_a_curve_that_had_no_part_of_it() -> None:
+    metric = Metric.resolve("log_loss", from_frame(*data(classes=2)).task)
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 25)
+    p = rng.random(1000) * 0.9 + 0.05
+    y = (rng.random(1000) < 0.35 + 0.3 * p).astype(np.int64)
+    told = np.column_stack([1 - p, p])
+    part = halves(1000, groups)
+    assert all(len(set(part[groups == g])) == 1 for g in range(40))
+    assert 0.3 < part.mean() < 0.7
+    assert list(calibrated("binary", metric, y, told, None, 1000, groups))
+    assert list(calibrated("binary", metric, y, told, None, 1000, np.zeros(1000, np.int64))) == [], "of one group"
 
 
 def test_rows_that_steer_are_moved_by_curves_that_had_no_part_of_them() -> None:
