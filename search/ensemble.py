@@ -167,15 +167,16 @@ def select(
         paths.setdefault(greedy(pool, price, stop), price)
     log.debug("ensembles of %d candidates: %d paths by %.2f s", len(trials), len(paths), study.elapsed())
     ensembles, values = [], [study.values(t) for t in trials]
-    parts = [pool.of(scored.part == k) for k in np.unique(scored.part)]
+    parts: list[Pool] = []
+    if scored.cut == len(scored.y):  # there is no holdout to tell how lucky a choice is
+        part = halves(scored.cut, scored.clusters)
+        parts = [pool.of(part == k) for k in np.unique(part)]
     until += seconds
     for chosen, price in paths.items():
         members = [(trials[j], weight) for j, weight in sorted(Counter(chosen).items())]
         if len(members) < 2:
             continue
-        lucky = 0.0
-        if scored.cut == len(scored.y) and len(parts) > 1:  # there is no holdout to tell
-            lucky = optimism(parts, chosen, price, stop)
+        lucky = optimism(parts, chosen, price, stop) if len(parts) > 1 else 0.0
         if stop():
             log.debug("there was no time to judge all ensembles")
             break
@@ -198,7 +199,7 @@ class _Scored:
         self.y = np.asarray(table.y[rows])
         self.weights = None if table.weights is None else np.asarray(table.weights[rows])
         self.cut = len(rows) if split.cross_validated else len(split.validation)
-        self.part = halves(self.cut, split.clusters[: self.cut])
+        self.clusters = split.clusters[: self.cut]
         self.cells = self.cut * (len(table.task.classes) if self.task == "multiclass" else 1)
 
     def known(self, trial: Trial) -> bool:

@@ -68,8 +68,8 @@ class Growing:
         return min(1.2 * needed, SHARE * self.budget)
 
     def measure(self, models: Sequence[Trial], threads: int) -> None:
-        """Makes the fits for the laws of the models, several at a time, then those for the threads law one at
-        a time, where all `threads` of the run are left to it: on a busy machine it would be a law of the others' work.
+        """Makes the fits for the laws of the models, several at a time, then those for the threads law one at a time, where all
+        `threads` of the run are left to it: on a busy machine it would be a law of the others' work.
         """
         points = self.points(models)
         self.study.add_points(points, self._points_seconds(points))

@@ -84,7 +84,8 @@ def race(
     Each is loaded in its own process, pinned to one CPU (to as many as its batches have threads), from a server that has imported numpy and onnxruntime, or not the
     latter for one whose engine is the compiled one. They run one
     at a time, in shuffled rounds of blocks. Every artifact is loaded and answers some rows first, in the order given: when time
-    is short the last ones get a reason instead, the first one only where it is no `must`; few blocks set `disturbed`. Setting `cancel` ends it with what was measured.
+    is short the last ones get a reason instead, the first one only where it is no `must`; few blocks set `disturbed`. Setting
+    `cancel` ends it with what was measured.
     """
     deadline = time.monotonic() + seconds
     engines = sorted({engine_of(Path(path)) for path in artifacts} | {"onnx"}, reverse=True)

@@ -20,8 +20,8 @@ ETA = 4
 """Rows grow by this factor from rung to rung (Hyperband's usual 3 or 4)."""
 SMALLEST_RUNG = 2000
 LEAST_LAW_ROWS, LEAST_EIGHTH = 30, 500
-"""From fewer rows than the first nothing is learned about how a model grows; an eighth of the rows of the second number or more tells
-as much as half of them for a quarter of the fit (`python benchmarks/laws.py --steps 8 4 1`).
+"""From fewer rows than the first nothing is learned about how a model grows; an eighth of the rows, of the second number or more, tells
+as much as half of them (`python benchmarks/laws.py DATA --steps 8 4 1`, and `4 2 1`).
 """
 LEAST_HOLDOUT = 500
 """A holdout of fewer rows says too little: its rows validate instead."""
@@ -122,7 +122,7 @@ class Split:
 
 
 def law_parts(rows: int) -> tuple[int, int]:
-    """What the row counts of a law beside these are parts of them by: an eighth and a quarter, of few rows a quarter and half."""
+    """The two parts of so many rows that a law is fitted on beside them: an eighth and a quarter, of few rows a quarter and half."""
     return (8, 4) if rows // 8 >= LEAST_EIGHTH else (4, 2)
 
 

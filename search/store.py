@@ -5,8 +5,7 @@ format into the new one (they run in one transaction when an older file is opene
 in `tests/search/` and a test that opens it. A file of a newer format than this code's is refused.
 
 Tables: meta (key, JSON value); trials (number, status, seconds since the epoch, JSON of `Trial.as_dict`); arrays (trial,
-name, dtype, shape, bytes), the per-row losses. (A file of this
-format may hold a table of events, which nothing reads.)
+name, dtype, shape, bytes), the per-row losses. (A file of this format may hold a table of events, which nothing reads.)
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class Study(Record):
         return max(0.2, min(max(4 * middle, high, least * limits.seconds) + 1.0, room))
 
     def add_points(self, wanted: Sequence[Point], seconds: float) -> None:
-        """Fits plans of completed trials on other row counts for their laws, those in front first, for `seconds` at the most.
+        """Fits plans of completed trials on other row counts for their laws, in this order, for `seconds` at the most.
 
         What is predicted not to fit in the time left is left out.
         """
