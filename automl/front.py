@@ -210,6 +210,7 @@ class Front(Sequence[Model]):
 
     def _choose(self, limits: Mapping[str, float], prefer: str, tolerance: float, cost: str) -> Model:
         """`choose` among these models, with limits in seconds, bytes and score."""
+        from automl.estimators.families import FAMILIES
         from automl.search.front import choose
         from automl.search.objectives import DEFAULT, OBJECTIVES
         from automl.search.trial import Measurement
@@ -218,6 +219,7 @@ class Front(Sequence[Model]):
             raise UsageError(
                 "max_latency_p99 is not forecast, and limits are held against other rows than those measured: give max_latency"
             )
+        blind = {family.name for family in FAMILIES if not family.reads}
         wanted = self.found.get("objectives", [])
         own = tuple(o for o in OBJECTIVES if o.name in wanted)  # the caller's own cannot be read from a stored run
 
@@ -236,6 +238,7 @@ class Front(Sequence[Model]):
             cost=cost,
             names=[m.id for m in self._models],
             objectives=own or DEFAULT,
+            constant=[i for i, m in enumerate(self._models) if m.family in blind],
             greater_is_better=greater,
         )
         return self._models[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -374,11 +374,12 @@ def choose(
     objectives: Sequence[Objective] = DEFAULT,
     greater_is_better: bool = True,
     bounds: Sequence[Measurement] | None = None,
+    constant: Collection[int] = (),
 ) -> int:
     """The index of the model to take among those that meet all `limits` (from `parse_limits`).
 
     `prefer` "accuracy" takes the smallest error, "knee" the best compromise over `objectives`, where the error weighs as much as
-    all costs together, which mostly rise and fall as one, and the constant model is none, "cheapest_within" the
+    all costs together, which mostly rise and fall as one, and those of the numbers `constant`, which read no column, are none, "cheapest_within" the
     smallest `cost` (an objective's name) among those whose error is within `tolerance` (a share of the best one's
     error). The limits are held against `bounds`, the worse ends of forecasts, where given. Raises InfeasibleError, naming the nearest models (by `names`) and the one limit to lift and by how much;
     UsageError for an unknown `prefer` or `cost`, or a negative tolerance.
@@ -396,7 +397,7 @@ def choose(
     errors = {i: _known(measurements[i].error) for i in met}
     costs = {i: _known(price.read(measurements[i])) for i in met}
     if prefer == "knee":
-        met = [i for i in met if measurements[i].columns != 0] or met
+        met = [i for i in met if i not in constant] or met
         values = np.array([[_known(o.read(measurements[i])) for o in objectives] for i in met])
         costs_share = 1.0 / max(1, len(objectives) - 1)
         weights = [1.0 if o.name == "error" else costs_share for o in objectives]

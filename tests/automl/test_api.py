@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,12 @@ def test_the_limits_of_a_run_hold_wherever_its_models_are_chosen(cancer: Any, tm
     assert manifest == (model.best_.path / "manifest.json").read_bytes()
     assert run(["choose", str(tmp_path / "run"), "--max-latency", "1ns"]) == 4
     assert "max_latency" in capsys.readouterr().err
+
+
+def test_fit_takes_what_the_estimators_take() -> None:
+    own = inspect.signature(automl.AutoMLClassifier).parameters
+    given = inspect.signature(automl.fit).parameters
+    assert {name: one.default for name, one in own.items()} == {name: given[name].default for name in own}
 
 
 def test_all_models_may_be_asked_for_on_onnxruntime(cancer: Any) -> None:

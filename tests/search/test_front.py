@@ -251,13 +251,14 @@ NAMES = ["m01 (forest)", "m02 (lightgbm)", "m03 (linear)"]
 
 
 def test_the_knee_is_no_constant_and_three_costs_weigh_as_one() -> None:
-    def model(error: float, cost: float, columns: int) -> Measurement:
+    def model(error: float, cost: float) -> Measurement:
         costs = dict.fromkeys(("training_seconds", "latency_p50_seconds", "model_memory_bytes"), cost)
-        return Measurement(error=error, columns=columns, **costs)
+        return Measurement(error=error, **costs)
 
-    constant, tree, middle, best = model(1.2, 1e-3, 0), model(0.64, 2e-3, 9), model(0.29, 0.05, 9), model(0.23, 5.0, 9)
-    assert front.choose([best, middle, tree, constant], prefer="knee") == 1
-    assert front.choose([constant], prefer="knee") == 0
+    constant, tree, middle, best = model(1.2, 1e-3), model(0.64, 2e-3), model(0.29, 0.05), model(0.23, 5.0)
+    assert front.choose([best, middle, tree, constant], prefer="knee", constant=[3]) == 1
+    assert front.choose([best, middle, tree, constant], prefer="knee") == 2, "with it the range is another"
+    assert front.choose([constant], prefer="knee", constant=[0]) == 0
 
 
 @pytest.mark.parametrize(
