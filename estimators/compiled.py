@@ -21,7 +21,7 @@ from .program import Program, Step, read
 from .runtime import RowBuffer, RowEncoder
 
 GEMM, DOT, GATHER, FILL, COPY, SOFTMAX = 3, 4, 5, 6, 7, 8
-BINARY = {"Add": 16, "Sub": 17, "Mul": 18, "Div": 19, "Max": 20, "Min": 21}
+BINARY = {"Add": 16, "Sub": 17, "Mul": 18, "Div": 19, "Max": 20, "Min": 21, "Pow": 22}
 UNARY = {
     "Neg": 32, "Relu": 33, "Selu": 34, "Sigmoid": 35, "Clip": 36, "Exp": 37, "Tanh": 38, "Reciprocal": 39, "Sqrt": 40,
     "Abs": 41, "LeakyRelu": 42, "Elu": 43,

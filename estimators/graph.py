@@ -21,7 +21,7 @@ OLDER = {"TreeEnsembleRegressor": 3}
 IR_VERSION = 10
 GRAPH, NODE, ATTRIBUTE = 7, 1, 5
 """The fields of onnx.proto that lead from a model to a node's attributes."""
-INTS, FLOATS = 0x40, 0x3D
+INTS, FLOATS, STRINGS = 0x40, 0x3D, 0x4A
 """The keys of an attribute's lists of numbers where they are not packed."""
 
 
@@ -144,6 +144,8 @@ def _packed(data: bytes, first: int, last: int, path: tuple[int, ...]) -> bytes:
     while at < last:
         begin = at
         body = b""
+        if not path and data[at] == STRINGS:  # what follows is written after numbers, and as long as a forest has nodes
+            return b"".join([*parts, data[at:last]])
         if not path and data[at] in (INTS, FLOATS):
             read = run_of_integers if data[at] == INTS else run_of_floats
             values, at = read(data, at, last, data[at])

@@ -35,7 +35,7 @@ typedef struct call { const program *what; const float *x; float *y; float *scra
 
 enum {
     NARROW, WIDE, SETS, GEMM, DOT, GATHER, FILL, COPY, SOFTMAX,
-    ADD = 16, SUB, MUL, DIV, MAX, MIN,
+    ADD = 16, SUB, MUL, DIV, MAX, MIN, POW,
     NEG = 32, RELU, SELU, SIGMOID, CLIP, EXP, TANH, RECIPROCAL, SQRT, ABS, LEAKY, ELU,
 };
 
@@ -107,6 +107,46 @@ INLINE float NAME(tangent)(float x)
 {
     const float e = NAME(exponential)(-2.0f * (x < 0 ? -x : x)), t = (1.0f - e) / (1.0f + e);
     return x < 0 ? -t : t;
+}
+
+/* x^y as 2^(y log2 x), in doubles: what is rounded is the answer. log x is that of its mantissa, between sqrt(1/2) and sqrt(2), by
+ * the series of 2 atanh((m - 1) / (m + 1)), to 2e-14; e^r is its own, between -log(2)/2 and log(2)/2, to 1e-11. */
+INLINE float NAME(power)(float x, float y)
+{
+    union { double f; int64_t i; } part, scale;
+    const float size = x < 0.0f ? -x : x;
+    part.f = size;
+    const int64_t e = (part.i - 0x3fe6a09e667f3bcdLL) >> 52;
+    part.i -= e << 52;
+    const double s = (part.f - 1.0) / (part.f + 1.0), q = s * s;
+    double l = 1.0 / 15;
+    l = l * q + 1.0 / 13;
+    l = l * q + 1.0 / 11;
+    l = l * q + 1.0 / 9;
+    l = l * q + 1.0 / 7;
+    l = l * q + 1.0 / 5;
+    l = l * q + 1.0 / 3;
+    l = 2.0 * s * (l * q + 1.0);
+    double t = y * (e + l * 1.4426950408889634074);
+    t = t < -160.0 ? -160.0 : t > 160.0 ? 160.0 : t;
+    const double k = (t + 6755399441055744.0) - 6755399441055744.0, r = (t - k) * 0.69314718055994530942;
+    double p = 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    scale.i = ((int64_t)k + 1023) << 52;
+    float found = (float)(p * scale.f);
+    const float whole = (float)(int64_t)(y > 9e18f || y < -9e18f ? 0.0f : y);
+    const float infinite = __builtin_inff();
+    found = size == 0.0f ? (y > 0.0f ? 0.0f : infinite) : size == infinite ? (y > 0.0f ? infinite : 0.0f) : found;
+    found = x < 0.0f ? (whole != y ? __builtin_nanf("") : (int64_t)whole & 1 ? -found : found) : found;
+    return y == 0.0f || x == 1.0f ? 1.0f : x != x ? x : y != y ? y : found;
 }
 
 /* -- trees ----------------------------------------------------------------------------------------------------------- */
@@ -326,6 +366,7 @@ static int64_t NAME(binary)(const operation *o, const float *x, int64_t xs, cons
     case DIV: EACH(l / r);
     case MAX: EACH(l > r || l != l ? l : r);
     case MIN: EACH(l < r || l != l ? l : r);
+    case POW: EACH(NAME(power)(l, r));
     }
     return 1;
 }

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from automl.estimators import artifact, native, runtime
+from automl.estimators import artifact, calibrate, native, runtime
 from automl.estimators.compiled import Engine, NotLoweredError, refusal
 from automl.estimators.errors import ArtifactError, DataError, DataTypeError, ResourceError, UsageError
 from automl.estimators.families import FAMILIES
@@ -86,6 +86,26 @@ def test_a_set_may_hold_the_missing_category() -> None:
     expected = session(model.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_allclose(run(engine, x), expected, atol=1e-5)
     assert (alone(engine, x) == run(engine, x)).all()
+
+
+def test_it_raises_to_powers_as_a_calibrated_forest_does() -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.exp(rng.uniform(-60, 60, 5000)), rng.uniform(-8, 8, 5000)])
+    edges = [(a, b) for a in (0.0, 1.0, -1.0, np.inf, np.nan, -2.0) for b in (0.0, 1.0, 2.0, -1.0, 0.5, np.nan)]
+    x = np.concatenate([x, edges, [(1e-40, 0.5)]]).astype(np.float32)
+    graph = Graph(2)
+    base, power = (graph.node("Gather", graph.x, graph.constant(np.array([i])), axis=1) for i in (0, 1))
+    model = graph.model(graph.node("Pow", base, power)).SerializeToString()
+    with np.errstate(all="ignore"):
+        expected = np.power(x[:, 0].astype(np.float64), x[:, 1]).astype(np.float32)
+    np.testing.assert_allclose(run(Engine(model), x)[:, 0], expected, rtol=3e-7, atol=1e-37)
+
+    probabilities = rng.dirichlet(np.full(5, 0.2), 500).astype(np.float32)
+    graph = Graph(5)
+    model = graph.model(calibrate.to_onnx("temperature", (1e-3, 1.7), graph, graph.x, 5)).SerializeToString()
+    expected = session(model).run(None, {"x": probabilities})[0]
+    np.testing.assert_allclose(run(Engine(model), probabilities), expected, atol=1e-6)
+    assert (alone(Engine(model), probabilities) == run(Engine(model), probabilities)).all()
 
 
 # -- as an artifact ----------------------------------------------------------------------------------------------------
