@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .cost import OVERHEAD
-from .ensemble import together
+from .ensemble import fit_of, together
 from .fitting import Job, Meter, Result, judged, kept, opened, pipeline_of, write_predictions
 from .front import paired_errors
 from .plan import WHOLE, Plan, bag_of
@@ -61,7 +61,7 @@ class Bagging:
         self.folds = len(study.setting.split.folds) if partitioned(study.setting.split) else 0
 
     def bases(self, finalists: Sequence[Trial]) -> list[Trial]:
-        """The most accurate finalists whose bags there is time for: whole models, one of a family that bagging helps.
+        """The most accurate fits of finalists whose bags there is time for: whole models, one of a family that bagging helps.
 
         Only those near the most accurate finalist: a bag is better than its single model by little.
         """
@@ -69,7 +69,9 @@ class Bagging:
         room, found = SHARE * setting.limits.seconds, list[Trial]()
         if self.folds < LEAST_FOLDS or not setting.ensembles or setting.in_process or not finalists:
             return []
-        ranked = sorted(finalists, key=lambda t: (t.measurement.error, t.number))
+        fits = {fit_of(t) for t in finalists}  # of a finalist that is a prefix the whole model may be bagged
+        wholes = [t for t in self.study.trials if t.number in fits and t not in finalists]
+        ranked = sorted([*finalists, *wholes], key=lambda t: (t.measurement.error, t.number))
         for trial in ranked:
             own, best = losses[trial.number], losses[ranked[0].number]
             behind = float(own.mean(dtype=np.float64) - best.mean(dtype=np.float64))

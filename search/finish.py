@@ -29,7 +29,7 @@ from .measure import base
 from .objective import value_of
 from .plan import WHOLE, Plan, bag_of
 from .race import NO_TIME, Serving, heats, race
-from .refits import FIRST_SHARE, Finalist, Refits, far_ahead, groups
+from .refits import FIRST_SHARE, LAST, Finalist, Refits, far_ahead, groups
 from .setting import NO_WALL
 from .study import Study
 from .trial import Measurement, Trial
@@ -58,6 +58,8 @@ BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
 LOADS = 3.0
 """The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
+FIRST_MEASURED = 3
+"""So many of the most accurate models are measured before the others."""
 SCORED_BESIDE = 1.5
 """The ensembles, which are scored as well, take half of what all finalists do."""
 RACE_EACH = 0.12
@@ -145,12 +147,26 @@ class Finish:
         kept = [int(i) for i in np.flatnonzero(nondominated(values, margin))]
         chosen = thin(values[kept], self.most() - len(picked), objectives)
         picked += [kept[i] for i in chosen if kept[i] not in picked]
-        picked += [i for i, t in enumerate(done) if t.plan.id in self.study.references and i not in picked]
-        whole = [i for i, t in enumerate(done) if t.plan.variant == WHOLE]
-        for i in whole:  # the three most accurate and a short front's runners-up are finished as well
-            if i not in picked and (i in whole[:3] or len(picked) < 6) and len(picked) < self.most():
+        picked += [i for i in self._references(done, values, margin) if i not in picked]
+        # the three most accurate and a short front's runners-up are finished as well, each as what is best of its fit: the whole
+        # model or a prefix, which takes less
+        best: dict[int, int] = {}
+        for i, t in enumerate(done):
+            if t.plan.variant[1:] == WHOLE[1:]:
+                best.setdefault(fit_of(t), i)
+        fits = list(best.values())
+        for i in fits:
+            if i not in picked and (i in fits[:3] or len(picked) < 6) and len(picked) < self.most():
                 picked.append(i)
         return [done[i] for i in sorted(picked)]
+
+    def _references(self, trials: Sequence[Trial], values: Floats, margin: Floats) -> list[int]:
+        """The numbers of the references among the trials that none is better than with 95 % confidence, corrected for how many were
+        compared on the same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone.
+        """
+        sure = NormalDist().inv_cdf(1 - 0.05 / max(2, len(self.study.best_rung())))
+        found = [i for i, t in enumerate(trials) if t.plan.id in self.study.references]
+        return [i for i in found if not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()]
 
     def _near(self) -> list[Trial]:
         """The trials that may be finished, the most accurate first: the exact front, and beside it the most accurate ones of all
@@ -192,8 +208,6 @@ class Finish:
     def run(self) -> list[Finalist]:
         """Fits on all rows what there is time for, measures all exclusively, and keeps the front, most accurate first."""
         study = self.study
-        # the most accurate first, then the cheap fits, the best ensemble's members and the others: where time runs out, only
-        # the dearest are kept as trained
         finalists = self.finalists()
         bags = self._bags(finalists)
         watch = Watch()
@@ -203,19 +217,21 @@ class Finish:
         beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
         study.tell_listener("laws")  # an ensemble has those that all its members have
         self.growth.measure([*finalists, *beside.values()], self.refits.threads)
-        fits = groups([*finalists, *beside.values()])
-        wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
-        ahead = 1 if fits and (self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget or far_ahead(fits)) else 0
-        fits[ahead:] = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
+        fits, rest, alone = self._in_order(groups([*finalists, *beside.values()]), ensembles)
         blends = [self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]]
         keep = max(sum(blends) / study.setting.here, max(blends, default=0.0))
-        fitted = self.refits.fit_all(fits, keep)
+        fitted = self.refits.fit_all(fits, keep, alone=alone)
+        fitted += [model for bag, base in bags.values() for model in self._bag(bag, base)]
+        blended = self._blended(ensembles[:1], fitted)
+        fitted += self.refits.fit_all(rest, sum(blends[1:]))
+        blended += self._blended(ensembles[1:], fitted)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
-        bagged = [model for bag, base in bags.values() for model in self._bag(bag, base)]
-        models += [*bagged, *self._blended(ensembles, [*fitted, *bagged])]
-        models.sort(key=lambda m: m.measurement.size_bytes or 0.0)
+        models += blended
+        # where time runs out it does so for the large ones, but not for the best
+        models.sort(key=lambda m: m.trial.measurement.error or 0.0)
+        models[FIRST_MEASURED:] = sorted(models[FIRST_MEASURED:], key=lambda m: m.measurement.size_bytes or 0.0)
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
         after = max(self.extra_seconds, self._scoring_seconds([m.trial for m in models]))
@@ -244,6 +260,23 @@ class Finish:
             replace(m, laws=m.laws or self.growth.laws(m.trial, self.refits.plan(m.trial), kappa)) for m in measured
         ]
         return known if study.setting.target_rows is None else self._front(known)
+
+    def _in_order(
+        self, fits: list[list[Trial]], ensembles: Sequence[Trial]
+    ) -> tuple[list[list[Trial]], list[list[Trial]], bool]:
+        """(the fits before the best ensemble is put together, those after, whether the first is far ahead of all).
+
+        The most accurate first, then the cheap ones, the members of the best ensemble, and the others: where time runs out,
+        only the dearest are kept as trained.
+        """
+        if not fits:
+            return [], [], False
+        wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
+        alone = far_ahead(fits)
+        ahead = 1 if alone or self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget else 0
+        ordered = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
+        rest = [group for group in ordered if ensembles and self.refits.urgency(group, wanted)[0] == LAST]
+        return [*fits[:ahead], *(group for group in ordered if group not in rest)], rest, alone
 
     def _scored(self, models: list[Finalist]) -> list[Finalist]:
         """The models that have a score on the rows held apart, if any has: the metric may not be defined on what one predicts there."""
@@ -366,7 +399,7 @@ class Finish:
         members = [m.trial for m, _ in parts]
         loading = sum(t.measurement.load_seconds or 0.0 for t in members)
         room = study.left() - max(0.6 * self.race_seconds(), LOADS * loading) - self._scoring - 0.3
-        if study.interrupted or room < max(BLEND_SECONDS, 0.5 * self._blending(members)):
+        if study.interrupted or room < self._blending(members):
             log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
             return None
         folder = setting.data / "final" / f"t{trial.number:04d}"
@@ -472,6 +505,7 @@ class Finish:
         mask[within[:1]] = True
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
+        # (`_references` asks the same of what the search knows)
         steered = not held_apart(self.study) or exchangeable(self.study)
         compared = len(self.study.best_rung()) if steered else len({t.number for t in measured})
         sure = NormalDist().inv_cdf(1 - 0.05 / max(2, compared))

@@ -193,28 +193,34 @@ class _Runner:
         self.received = bytearray()
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.engine = engine_of(path)
-        request = worker.pack(_serve, (path, rows, cpus[-threads_of(path) :], runtime, self.engine))
-        server = "lean" if self.engine == "compiled" else "serve"
-        self.trial = worker.Isolated(request, self.left() + 10.0, server=server, dialogue=True)
+        self.request = worker.pack(_serve, (path, rows, cpus[-threads_of(path) :], runtime, self.engine))
+        self.trial: worker.Isolated | None = None
 
     def __enter__(self) -> _Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.trial.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self.trial is not None:
+            self.trial.close()
 
     def left(self) -> float:
         return max(0.0, self.deadline - time.monotonic())
 
     def load(self, must: bool) -> None:
-        """Load and answer some rows; a third of the time left at the most, so that one that hangs doesn't cost all the others'.
+        """Start the process, load and answer some rows; a third of the time left at the most, so that one that hangs doesn't cost all
+        the others'. One that `must` is given a second even when there is no time left.
 
-        One that `must` is given a second even when there is no time left.
+        No process starts while another one loads: on the one CPU that is theirs it would be a load of both.
         """
         allowed = max(1.0 if must else min(self.left(), 0.3), self.left() / 3)
         if self.left() < 0.02 and not must:
             self._give_up(NO_TIME)
             return
+        server = "lean" if self.engine == "compiled" else "serve"
+        self.trial = worker.Isolated(self.request, self.left() + 10.0, server=server, dialogue=True)
         answer = self._ask({"do": "load"}, allowed)
         if answer:
             self.loaded, self.first_seconds = answer, max(1e-6, answer["first"])
@@ -266,7 +272,7 @@ class _Runner:
 
     def _ask(self, command: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Send a command, wait for its answer; on a death or silence set `reason` and return {}."""
-        channel = self.trial.channel
+        channel = None if self.trial is None else self.trial.channel
         assert channel is not None
         end = time.monotonic() + seconds
         try:
@@ -293,6 +299,7 @@ class _Runner:
 
     def _how_it_died(self) -> str:
         end = time.monotonic() + 1.0
+        assert self.trial is not None
         while not self.trial.poll(0.1):
             if time.monotonic() > end:
                 return "it closed its socket"
@@ -301,7 +308,7 @@ class _Runner:
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
-        self.trial.close()
+        self._close()
 
 
 def _serve(channel: socket.socket, path: Path, packed: bytes, cpus: list[int], runtime: str, engine: str) -> None:

@@ -36,6 +36,8 @@ other dear ones. That of the most accurate model comes first of all, unless it t
 FAR_AHEAD below the next model's: the others are worth more together, and it is kept as its trial fitted it where no time is left.
 """
 FAR_AHEAD = 0.05
+NOW, MEMBER, LAST = 0, 1, 2
+"""The ranks of final fits: the quick ones, those of an ensemble's members, and the others."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,24 @@ class Refits:
         self.threads = study.setting.threads
         """What a fit alone on the machine has; fewer where others keep it busy."""
         self._beside: set[int] = set()  # the trials whose fits have others beside them
+        self._predicted = self._took = 1.0  # seconds of the fits that were made, as if one had taken what it should
 
     @property
     def budget(self) -> float:
         return self.study.setting.limits.seconds
 
-    def fit_all(self, fits: Sequence[list[Trial]], keep: float) -> list[Finalist]:
-        """All final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
+    def fit_all(self, fits: Sequence[list[Trial]], keep: float, *, alone: bool = False) -> list[Finalist]:
+        """These final fits, in this order: the cheap ones alone on the machine, and then the dear ones, as many at a time as the
         search had trials, each on one thread as there; on a busy machine, where all have one thread, all of them so.
+
+        `keep` seconds are left after them; by the first, if it is far ahead and so stands `alone`, no more than the measuring needs.
         """
         many = self.study.setting.here > 1 and math.isfinite(self.budget)
-        dear = [group for group in fits if many and (self._single or self.urgency(group, ())[0] > 0)]
-        self._beside = {fit_of(group[0]) for group in dear}
+        dear = [group for group in fits if many and (self._single or self.urgency(group, ())[0] > NOW)]
+        self._beside |= {fit_of(group[0]) for group in dear}
 
         def fit(group: list[Trial]) -> list[Finalist]:
-            # one that is far ahead leaves no more than the time to measure it
-            return self.fit(group, 0.0 if group is fits[0] and far_ahead(fits) else keep)
+            return self.fit(group, 0.0 if alone and group is fits[0] else keep)
 
         self.study.tell_listener("finishing")  # here: a listener need not bear threads
         found = [fit(group) for group in fits if group not in dear]
@@ -145,7 +149,7 @@ class Refits:
         """What the order of the final fits goes by; `wanted` are the numbers of the fits of an ensemble's members."""
         seconds = self.predict(group)
         dear = math.isfinite(self.budget) and seconds > QUICK_SHARE * self.budget
-        return (0 if not dear else 1 if fit_of(group[0]) in wanted else 2), seconds
+        return (NOW if not dear else MEMBER if fit_of(group[0]) in wanted else LAST), seconds
 
     def _as_trained(self, group: list[Trial]) -> list[Finalist]:
         """The model as its trial left it; none where its artifact is gone, as that of an earlier process may be.
@@ -173,7 +177,9 @@ class Refits:
         group = sorted(group, key=lambda t: t.plan.variant[1:] != WHOLE[1:])
         study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - self.kept() - keep
-        if study.interrupted or (not math.isinf(self.budget) and 1.1 * self.predict(group) > room):
+        predicted = self.predict(group)
+        slower = max(1.0, self._took / self._predicted)  # on this machine as it is now
+        if study.interrupted or (not math.isinf(self.budget) and 1.1 * slower * predicted > room):
             log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
             return self._as_trained(group)
         folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
@@ -208,9 +214,11 @@ class Refits:
             "final fit of trial %d %s: predicted %.2f s, took %.2f s",
             fit_of(trial),
             trial.plan.family,
-            self.predict(group),
+            predicted,
             outcome.wall_seconds,
         )
+        if predicted >= 1.0:  # of a shorter one the process says more than the fit
+            self._predicted, self._took = self._predicted + predicted, self._took + outcome.wall_seconds
         made = {plans[0]: result, **dict(result.prefixes)}
         return [
             Finalist(t, self.plan(t), made[plan].measurement, place, made[plan].proof)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ from automl import Budget, runtime
 from automl.estimators.families import FAMILIES, by_name
 from automl.estimators.pipeline import Pipeline
 from automl.estimators.table import Table, from_frame
-from automl.search.bagging import BagJob, fit_bag, judge_bag, partitioned
+from automl.search.bagging import Bagging, BagJob, fit_bag, judge_bag, partitioned
 from automl.search.fitting import Job, fit_job
 from automl.search.metric import Metric
 from automl.search.plan import ENSEMBLE, Plan, bag_of, from_point, single_of
 from automl.search.split import Split, make_split
+from automl.search.trial import Measurement, Trial
 
 
 def prepared(folder: Path, X: Any, y: Any, family: str, **params: Any) -> tuple[Job, Table, Split]:
@@ -139,3 +142,22 @@ def test_some_families_have_no_bags(table: Path) -> None:
     assert {f.name for f in FAMILIES if not f.bagged} == {"baseline", "linear", "neighbours", "network", "tabm"}
     model = automl.fit(table, target="y", budget=Budget(trials=2), families=["linear", ENSEMBLE], n_jobs=1)
     assert {m.family for m in model.front_} == {"linear"}
+
+
+def test_of_a_prefix_the_whole_model_is_bagged() -> None:
+    (family,) = by_name(["lightgbm"])
+    setting = SimpleNamespace(
+        limits=SimpleNamespace(seconds=60.0), ensembles=True, in_process=False, families={"lightgbm": family}
+    )
+    whole = Trial(3, Plan("lightgbm"), 100, 0, "completed", measurement=Measurement(error=0.3, training_seconds=0.1))
+    half = replace(
+        whole, number=4, parent=3, plan=Plan("lightgbm", prefix=0.5), measurement=replace(whole.measurement, error=0.29)
+    )
+    losses = np.random.default_rng(0).random(100).astype(np.float32)
+    one = Bagging.__new__(Bagging)
+    one.folds = 5
+    one.study = SimpleNamespace(  # type: ignore[assignment]
+        setting=setting, trials=[whole, half], losses=SimpleNamespace(validation={3: losses, 4: losses[::-1] - 0.001})
+    )
+    assert one.bases([half]) == [whole]
+    assert one.bases([half, whole]) == [whole]

@@ -262,6 +262,70 @@ def steep() -> tuple[Any, Any]:
     return X, np.sin(3 * X[:, 0]) * np.cos(2 * X[:, 1]) + 0.3 * X[:, 2] + 0.05 * rng.normal(size=1500)
 
 
+def completed(number: int, error: float, parent: int | None = None, prefix: float = 1.0) -> Trial:
+    plan = Plan("lightgbm", (("n_estimators", number if parent is None else parent),), prefix=prefix)
+    measured = Measurement(error=error, training_seconds=1.0)
+    return Trial(number, plan, 100, 0, "completed", measurement=measured, parent=parent)
+
+
+def test_a_reference_is_finished_unless_another_is_better_for_sure() -> None:
+    trials = [completed(number, error) for number, error in ((1, 1.0), (2, 1.5), (3, 2.0))]
+    one = Finish.__new__(Finish)
+    one.study = SimpleNamespace(references={trials[2].plan.id}, best_rung=lambda: trials)  # type: ignore[assignment]
+    values = np.array([[t.measurement.error or 0.0, 1.0] for t in trials])
+    for noise, found in ((0.1, []), (0.5, [2])):  # by 10 and by 2 standard errors, of three models
+        assert one._references(trials, values, np.full((3, 3, 2), noise)) == found
+
+
+def test_an_ensemble_is_put_together_before_what_is_dear_and_no_member_is_fitted() -> None:
+    fits = [[completed(number, number / 10)] for number in range(1, 6)]
+    seconds = {1: 30.0, 2: 40.0, 3: 1.0, 4: 20.0, 5: 2.0}
+    one = Finish.__new__(Finish)
+    one.study = SimpleNamespace(  # type: ignore[assignment]
+        setting=SimpleNamespace(limits=SimpleNamespace(seconds=300.0), threads=2),
+        best_rung=lambda: [t for (t,) in fits],
+    )
+    one.refits = refits.Refits(one.study, lambda: 0.0)
+    one.refits.predict = lambda group, beside=False: seconds[group[0].number]  # type: ignore[method-assign]
+    blend = Plan("ensemble", members=tuple((t.plan, 1) for (t,) in (fits[0], fits[3])))
+    ensemble = Trial(9, blend, 100, 0, "completed", measurement=Measurement(error=0.05))
+
+    def numbers(groups: list[list[Trial]]) -> list[int]:
+        return [group[0].number for group in groups]
+
+    first, rest, alone = one._in_order(fits, [ensemble])
+    assert (numbers(first), numbers(rest), alone) == ([1, 3, 5, 4], [2], True)
+    first, rest, _ = one._in_order(fits, [])
+    assert (numbers(first), numbers(rest)) == ([1, 3, 5, 4, 2], [])
+    assert one._in_order([], [ensemble]) == ([], [], False)
+
+
+def test_a_fit_is_finished_as_what_is_best_of_it(steep: Any, monkeypatch: Any) -> None:
+    """Its whole model takes longer, and is finished only where it is better than its prefixes, or cheaper than none."""
+    seen: list[tuple[list[Trial], list[Trial]]] = []
+    before = Finish.run
+
+    def run(self: Finish) -> list[Finalist]:
+        seen.append((self.finalists(), list(self.study.trials)))
+        return before(self)
+
+    monkeypatch.setattr(Finish, "run", run)
+    options: dict[str, Any] = {
+        "families": ["lightgbm"],
+        "budget": Budget(trials=12),
+        "n_jobs": 1,
+        "objectives": ["error"],
+    }
+    automl.fit(*steep, **options, random_state=0)
+    ((finalists, trials),) = seen
+    done = [t for t in trials if t.status == "completed"]
+    assert len({fit_of(t) for t in finalists}) >= 3
+    for t in finalists:
+        own = [d for d in done if fit_of(d) == fit_of(t) and d.plan.variant[1:] == t.plan.variant[1:]]
+        better = [d for d in own if (d.measurement.error or 0.0) < (t.measurement.error or 0.0)]
+        assert not better
+
+
 @pytest.mark.parametrize("objectives", [["error"], ["error", "training_time"]])
 def test_a_model_that_meets_a_limit_is_finished_whatever_the_objectives_are(steep: Any, objectives: list[str]) -> None:
     """The limit is on what is no objective: the models that meet it are on no front, and all finalists would be larger."""
