@@ -123,11 +123,11 @@ def run_rival(cells: list[Cell], entry: dict[str, Any], folder: Path, horizon: f
 
 def finalists(study: Study, trials: list[Trial], budget: float) -> list[Trial]:
     """What a run of that budget would finish if it had those trials: the front, thinned to as many."""
-    from automl.search.finish import Finish
+    from automl.search.finalists import Finalists
 
     study.trials = trials
     study.setting = replace(study.setting, limits=replace(study.setting.limits, seconds=budget))
-    return Finish(study).finalists()
+    return Finalists(study).chosen()
 
 
 def cells_of(arguments: argparse.Namespace) -> Iterator[tuple[list[Cell], Callable[..., Any], float]]:

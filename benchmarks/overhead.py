@@ -31,7 +31,8 @@ Spans = list[tuple[float, float]]
 WORK = (
     ("study", "supervise"),
     ("refits", "supervise"),
-    ("finish", "run_isolated"),
+    ("growth", "supervise"),
+    ("blends", "run_isolated"),
     ("bagging", "run_isolated"),
     ("finish", "race"),
 )

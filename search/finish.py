@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
@@ -14,50 +13,34 @@ from typing import Any
 import numpy as np
 
 from automl.estimators import native
-from automl.estimators.artifact import with_engine
 from automl.estimators.hardware import Watch, undisturbed
 
 from .bagging import Bagging
-from .ensemble import OF_FAMILY, at_other_rows, fit_of, of_many_families, select, together
+from .blends import ENSEMBLES_FROM, USUAL, Blends
+from .ensemble import fit_of
 from .estimate import estimates, exchangeable, held_apart, scoring
-from .fitting import BlendJob, Result, blend_job
-from .forecast import Outlook, laws_of, run_kappa, with_forecasts
-from .front import Floats, check, exact_front, noise, nondominated, thin
+from .finalists import MOST, Finalists
+from .fitting import Result
+from .forecast import Outlook, run_kappa, with_forecasts
+from .front import Floats, check, noise, nondominated, thin
 from .growth import Growing
 from .leftovers import Leftovers
 from .measure import base
 from .objective import value_of
-from .plan import WHOLE, Plan, bag_of
+from .plan import Plan, bag_of
 from .race import NO_TIME, Serving, heats, race
 from .refits import FIRST_SHARE, LAST, Finalist, Refits, far_ahead, groups
 from .setting import NO_WALL
 from .study import Study
 from .trial import Measurement, Trial
-from .worker import run_isolated
+from .twins import compiled_twins, threaded_twins
 
 log = logging.getLogger("automl")
 
-MOST = 24
-"""A front shows at most this many models."""
-MOST_ACCURATE = 50
-"""Beside the exact front, so many of the most accurate are compared with their noise for the finalists."""
 REFIT_SHARE = 0.2
 """At most this share of a wall budget is kept back for the fits on all rows."""
-ENSEMBLES_FROM = 10.0
-"""Seconds of a wall budget under which there is no time for ensembles; for each of these one is finished, four at the most."""
-MOST_ENSEMBLES = 4
-SELECT_SHARE = 0.01
-"""The share of a wall budget that the selection of ensembles may take, and as much to judge them, which is rarely needed."""
-MEMBER_SHARE, MEMBER_FITS, USUAL = 0.05, 4, 2
-"""Kept back for the fits on all rows of members that are no finalists: this share of it, for so many fits, at the most; and
-the time for so many ensembles.
-"""
-BLEND_SECONDS = 0.5
-"""What an ensemble takes beside its members' fits and exports: a process of its own."""
 BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
-LOADS = 3.0
-"""The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
 FIRST_MEASURED = 3
 """So many of the most accurate models are measured before the others."""
 SCORED_BESIDE = 1.5
@@ -72,7 +55,9 @@ class Finish:
     def __init__(self, study: Study, *, extra_seconds: float = 0.0, extra_rows: float = 0.0) -> None:
         self.study = study
         self.extra_seconds, self.extra_rows = extra_seconds, extra_rows
+        self.choice = Finalists(study)
         self.refits = Refits(study, self._after_fits)
+        self.blends = Blends(study, self.refits, self.race_seconds, self._after_fits)
         self.growth = Growing(study)
         self.leftovers = Leftovers(study)
         self.bagging = Bagging(study)
@@ -84,19 +69,15 @@ class Finish:
     def budget(self) -> float:
         return self.study.setting.limits.seconds
 
-    def most(self) -> int:
-        """max(6, budget / 5 s) finalists are finished, 24 at the most."""
-        return MOST if math.isinf(self.budget) else int(min(MOST, max(6, self.budget / 5)))
-
     def race_seconds(self) -> float:
         """Seconds for the measuring: 7 % of the budget, 0.4 to 15 s; 0.1 to 15 s of the time searched, if trials are counted."""
         if math.isinf(self.budget):
             return min(15.0, max(0.1, 0.1 * self.study.elapsed()))
         return min(15.0, max(0.4, 0.07 * self.budget))
 
-    def _after_fits(self) -> float:
-        """Seconds that are needed after the last of the fits: most of the measuring, and the writing."""
-        return 0.6 * self.race_seconds() + self._scoring + 0.3
+    def _after_fits(self, loading: float = 0.0) -> float:
+        """Seconds that are needed after the last of the fits: most of the measuring, or `loading`, and the writing."""
+        return max(0.6 * self.race_seconds(), loading) + self._scoring + 0.3
 
     def reserve(self) -> float:
         """Seconds to keep back: the measuring, the writing, and the finalists' fits up to 20 % of the budget, as last reckoned."""
@@ -109,122 +90,42 @@ class Finish:
         """Reckons what `reserve` keeps for fits and scores anew where trials have ended since, with at most a twentieth of the time;
         what they have left on disk is kept for as long as it may be asked for.
         """
-        self.leftovers.discard(self._wanted)
+        self.leftovers.discard(self.choice.wanted)
         start = self.study.elapsed()
         if math.isinf(self.budget) or self._cached[0] == len(self.study.trials) or start < self._due:
             return
-        finalists = self.finalists()
+        finalists = self.choice.chosen()
         self._scoring = max(self.extra_seconds, SCORED_BESIDE * self._scoring_seconds(finalists))
         fits = min(1.15 * self.refits.seconds(groups(finalists)), REFIT_SHARE * self.budget)
-        fits += self.growth.seconds([*finalists, *self._next(finalists)]) + self._ensemble_seconds(finalists)
+        fits += self.growth.seconds([*finalists, *self.blends.runners_up(finalists)]) + self.blends.seconds(finalists)
         fits += self.bagging.seconds(finalists) if self.budget >= ENSEMBLES_FROM else 0.0
         self._cached = (len(self.study.trials), fits)
         self._due = start + 20 * (self.study.elapsed() - start)
-
-    # -- which ------------------------------------------------------------------------------------------------------
-
-    def finalists(self) -> list[Trial]:
-        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume.
-
-        The errors are those measured, the costs those expected on all rows. Of a run with limits up to half of them are the front
-        of those that are expected to meet the limits, the most accurate ones first of all.
-        """
-        done = self._near()  # pairing all would take n^3
-        if not done:
-            return []
-        objectives = self.study.setting.objectives
-        values = np.array([self._expected(t) for t in done])
-        meets = self._meeting(done)
-        margin = noise(
-            [self.study.steering(t) for t in done], objectives, [self.study.losses.validation[t.number] for t in done]
-        )
-        picked: list[int] = []
-        if not all(meets):
-            within = [i for i, meeting in enumerate(meets) if meeting]
-            own = [within[i] for i in np.flatnonzero(nondominated(values[within], margin[np.ix_(within, within)]))]
-            own = [own[i] for i in thin(values[own], self.most() // 2, objectives)] if own else []
-            picked = [*within[:2], *(i for i in own if i not in within[:2])]
-        kept = [int(i) for i in np.flatnonzero(nondominated(values, margin))]
-        chosen = thin(values[kept], self.most() - len(picked), objectives)
-        picked += [kept[i] for i in chosen if kept[i] not in picked]
-        picked += [i for i in self._references(done, values, margin) if i not in picked]
-        # the three most accurate and a short front's runners-up are finished as well, each as what is best of its fit: the whole
-        # model or a prefix, which takes less
-        best: dict[int, int] = {}
-        for i, t in enumerate(done):
-            if t.plan.variant[1:] == WHOLE[1:]:
-                best.setdefault(fit_of(t), i)
-        fits = list(best.values())
-        for i in fits:
-            if i not in picked and (i in fits[:3] or len(picked) < 6) and len(picked) < self.most():
-                picked.append(i)
-        return [done[i] for i in sorted(picked)]
-
-    def _references(self, trials: Sequence[Trial], values: Floats, margin: Floats) -> list[int]:
-        """The numbers of the references among the trials that none is better than with 95 % confidence, corrected for how many were
-        compared on the same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone.
-        """
-        sure = NormalDist().inv_cdf(1 - 0.05 / max(2, len(self.study.best_rung())))
-        found = [i for i, t in enumerate(trials) if t.plan.id in self.study.references]
-        return [i for i in found if not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()]
-
-    def _near(self) -> list[Trial]:
-        """The trials that may be finished, the most accurate first: the exact front, and beside it the most accurate ones of all
-        and of those that are expected to meet the limits.
-        """
-        done = self._ranked()
-        meets = self._meeting(done)
-        within = [i for i in range(len(done)) if meets[i]]
-        most_accurate = {*range(min(len(done), MOST_ACCURATE)), *within[:MOST_ACCURATE]}
-        front = exact_front(np.array([self._expected(t) for t in done])) if done else []
-        return [done[i] for i in sorted(most_accurate | {*front})]
-
-    def _wanted(self) -> list[Trial]:
-        """The trials that the end may ask for, to finish them alone or in an ensemble of many families, and those that the folds
-        of others are held against.
-        """
-        ranked = self._ranked()
-        same = [t for t in ranked if t.rung == ranked[0].rung]
-        families = [[t for t in ranked if t.plan.family == name] for name in self.study.setting.families]
-        fronts = [own[i] for own in families if own for i in exact_front(np.array([self.study.values(t) for t in own]))]
-        return [*self._near(), *of_many_families(same, OF_FAMILY)[:MOST_ACCURATE], *fronts]
-
-    def _ranked(self) -> list[Trial]:
-        return sorted(self.study.best_rung(), key=lambda t: (t.measurement.error, t.number))
-
-    def _expected(self, trial: Trial) -> list[float]:
-        """The objectives of a trial: its error as measured, its costs as they are expected to be on all rows."""
-        found = zip(self.study.setting.objectives, self.study.values(trial), self.study.expected(trial), strict=True)
-        return [measured if objective.name == "error" else expected for objective, measured, expected in found]
-
-    def _meeting(self, trials: Sequence[Trial]) -> list[bool]:
-        """Which trials' models will rather meet the user's limits than not."""
-        if not self.study.setting.bounds:
-            return [True] * len(trials)
-        return [self.study.agenda.prospects.feasible(t, clocked=True) >= 0.5 for t in trials]
 
     # -- finishing --------------------------------------------------------------------------------------------------
 
     def run(self) -> list[Finalist]:
         """Fits on all rows what there is time for, measures all exclusively, and keeps the front, most accurate first."""
         study = self.study
-        finalists = self.finalists()
+        finalists = self.choice.chosen()
         bags = self._bags(finalists)
         watch = Watch()
-        ensembles = self._ensembles([bag for bag, _ in bags.values()])
+        ensembles = self.blends.chosen([bag for bag, _ in bags.values()])
         if study.setting.threads > 1 and ENSEMBLES_FROM <= self.budget < math.inf and not study.interrupted:
             self.refits.threads = undisturbed(study.setting.threads, watch.free())
-        beside = {t.number: t for e in ensembles for t in self._members(e) if t not in finalists}
+        beside = {t.number: t for e in ensembles for t in self.blends.members(e) if t not in finalists}
         study.tell_listener("laws")  # an ensemble has those that all its members have
         self.growth.measure([*finalists, *beside.values()], self.refits.threads)
         fits, rest, alone = self._in_order(groups([*finalists, *beside.values()]), ensembles)
-        blends = [self._blending(self._members(ensemble)) for ensemble in ensembles[:USUAL]]
+        blends = [self.blends.blending(self.blends.members(ensemble)) for ensemble in ensembles[:USUAL]]
         keep = max(sum(blends) / study.setting.here, max(blends, default=0.0))
         fitted = self.refits.fit_all(fits, keep, alone=alone)
         fitted += [model for bag, base in bags.values() for model in self._bag(bag, base)]
-        blended = self._blended(ensembles[:1], fitted)
+        blended = self.blends.finished(ensembles[:1], fitted)
         fitted += self.refits.fit_all(rest, sum(blends[1:]))
-        blended += self._blended(ensembles[1:], fitted)
+        blended += self.blends.finished(ensembles[1:], fitted)
+        if ensembles and not blended:
+            blended = self.blends.finished(self.blends.of_finished(fitted), fitted)
         models = [model for model in fitted if model.trial.number not in beside] or fitted
         if not models:
             return []
@@ -271,7 +172,7 @@ class Finish:
         """
         if not fits:
             return [], [], False
-        wanted = {fit_of(t) for t in self._members(ensembles[0])} if ensembles else set()
+        wanted = {fit_of(t) for t in self.blends.members(ensembles[0])} if ensembles else set()
         alone = far_ahead(fits)
         ahead = 1 if alone or self.refits.predict(fits[0]) <= FIRST_SHARE * self.budget else 0
         ordered = sorted(fits[ahead:], key=lambda group: self.refits.urgency(group, wanted))
@@ -302,7 +203,7 @@ class Finish:
         looks = [t.measurement for t in trials]
         return sum((look.load_seconds or 0.0) + rows * (look.latency_p50_seconds or 0.0) for look in looks)
 
-    # -- ensembles --------------------------------------------------------------------------------------------------
+    # -- bags -------------------------------------------------------------------------------------------------------
 
     def _bags(self, finalists: Sequence[Trial]) -> dict[int, tuple[Trial, Trial]]:
         """The bags to finish, each with its single model; none where there is no time for ensembles."""
@@ -327,116 +228,6 @@ class Finish:
         laws = self.growth.laws(base, self.refits.plan(base), run_kappa(study.trials))
         folder, plan = self.bagging.folder(bag), bag_of(plan, len(bag.plan.members))
         return [Finalist(bag, plan, result.measurement, folder, result.proof, laws)]
-
-    def _ensembles(self, bags: Sequence[Trial]) -> list[Trial]:
-        """The ensembles to finish, as trials; none where they are not wanted, there is no time, or it is interrupted."""
-        study, most = self.study, MOST_ENSEMBLES
-        if not study.setting.ensembles or study.interrupted or self.budget < ENSEMBLES_FROM:
-            return []
-        if math.isfinite(self.budget):
-            most = min(most, int(self.budget / ENSEMBLES_FROM))
-        study.tell_listener("ensembles")
-        try:
-            return select(study, SELECT_SHARE * self.budget, most, bags, self._affordable)
-        except Exception as error:  # the metric may be the user's own code, and it runs here for the first time
-            log.warning("there are no ensembles: %s: %s", type(error).__name__, error)
-            return []
-
-    def _affordable(self, trial: Trial) -> bool:
-        """Whether there will be time to fit a member on all rows; one that is dearer would leave its ensemble out."""
-        return bool(trial.plan.members) or not self.refits.predict([trial]) > FIRST_SHARE * self.budget
-
-    def _ensemble_seconds(self, finalists: Sequence[Trial]) -> float:
-        """Wall seconds to keep back for ensembles, before it is known which: of the next most accurate models' fits."""
-        if not self.study.setting.ensembles or self.budget < ENSEMBLES_FROM or not finalists:
-            return 0.0
-        fits = min(self.refits.seconds([[t] for t in self._next(finalists)]), MEMBER_SHARE * self.budget)
-        best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
-        many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
-        return SELECT_SHARE * self.budget + fits + self._blending(best) * max(1.0, many / self.study.setting.here)
-
-    def _next(self, finalists: Sequence[Trial]) -> list[Trial]:
-        """The most accurate fits that are no finalists: an ensemble will have some of them."""
-        if not self.study.setting.ensembles or self.budget < ENSEMBLES_FROM or not finalists:
-            return []
-        made = {fit_of(t) for t in finalists}
-        rest = [t for t in self.study.best_rung() if t.rung == finalists[0].rung and fit_of(t) not in made]
-        return sorted((t for t in rest if t.parent is None), key=lambda t: t.measurement.error or 0.0)[:MEMBER_FITS]
-
-    def _blending(self, members: Sequence[Trial]) -> float:
-        """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
-        return BLEND_SECONDS + sum(self.refits.exporting(t) for t in members)
-
-    def _blended(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
-        """The ensembles of the finished models; where one of these was given up to keep time, it is tried once more.
-
-        One core puts each together, as many at a time as there are cores for; the most accurate come first.
-        """
-        setting, made = self.study.setting, {m.trial.plan.id: m for m in models}
-        whole: list[tuple[Trial, list[tuple[Finalist, int]]]] = []
-        for trial in ensembles:
-            members = self._members(trial)
-            for group in groups([t for t in members if t.plan.id not in made]):
-                made |= {m.trial.plan.id: m for m in self.refits.fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
-            parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
-            if len(parts) < len(trial.plan.members):
-                log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
-            else:
-                whole.append((trial, parts))
-        with ThreadPoolExecutor(setting.here) as pool:
-            found = list(pool.map(lambda one: self._blend(*one), whole))
-        # the laws here: they are judged by the metric, which may be the user's own code and bear no threads
-        return [replace(e, laws=self._ensemble_laws(e.trial, e.plan)) for e in found if e is not None]
-
-    def _members(self, ensemble: Trial) -> list[Trial]:
-        """The trials that the ensemble is made of; its bags are none of the search's."""
-        known = {t.plan.id: t for t in self.study.best_rung()}
-        return [known[plan.id] for plan, _ in ensemble.plan.members if plan.id in known]
-
-    def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
-        """The one artifact of an ensemble of finished models."""
-        study, setting = self.study, self.study.setting
-        members = [m.trial for m, _ in parts]
-        loading = sum(t.measurement.load_seconds or 0.0 for t in members)
-        room = study.left() - max(0.6 * self.race_seconds(), LOADS * loading) - self._scoring - 0.3
-        if study.interrupted or room < self._blending(members):
-            log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
-            return None
-        folder = setting.data / "final" / f"t{trial.number:04d}"
-        job = BlendJob(tuple((m.artifact, weight) for m, weight in parts), setting.data, folder, setting.seed)
-        each = setting.limits.memory_bytes
-        outcome = run_isolated(
-            blend_job,
-            job,
-            wall_seconds=min(room, NO_WALL),
-            memory_bytes=each,
-            cleanup=[folder],
-            cancel=study.cancel,
-        )
-        if outcome.status != "completed":
-            log.info("an ensemble of %d models is left out: %s, %s", len(parts), outcome.status, outcome.reason)
-            return None
-        log.debug("blended %d models in %.2f s", len(parts), outcome.wall_seconds)
-        result: Result = outcome.value
-        costs = together([m.trial for m, _ in parts], [m.measurement for m, _ in parts])
-        own, plan = result.measurement, replace(trial.plan, members=tuple((m.plan, weight) for m, weight in parts))
-        return Finalist(
-            trial,
-            plan,
-            replace(costs, size_bytes=own.size_bytes, columns=own.columns),
-            folder,
-            result.proof,
-        )
-
-    def _ensemble_laws(self, trial: Trial, plan: Plan) -> dict[str, Any]:
-        """The laws of an ensemble whose members were finally fitted as `plan` says, from what its members predicted at all row counts that they were fitted on."""
-        facts = self.study.setting.facts
-        try:
-            points = at_other_rows(self.study, trial, self.study.left() - self._after_fits())
-        except Exception as error:  # the metric may be the user's own code
-            log.warning("an ensemble has no laws: %s: %s", type(error).__name__, error)
-            points = []
-        return laws_of(plan, points, None, facts.columns, facts.classes, run_kappa(self.study.trials))
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -505,7 +296,7 @@ class Finish:
         mask[within[:1]] = True
         # the reference stays unless a model is better with 95 % confidence, corrected for how many were compared on the
         # same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone
-        # (`_references` asks the same of what the search knows)
+        # (`finalists.py` asks the same of what the search knows)
         steered = not held_apart(self.study) or exchangeable(self.study)
         compared = len(self.study.best_rung()) if steered else len({t.number for t in measured})
         sure = NormalDist().inv_cdf(1 - 0.05 / max(2, compared))
@@ -540,7 +331,7 @@ class Finish:
         if not setting.bounds:
             return []
         if setting.target_rows is not None:
-            found = self._meeting([m.trial for m in models])
+            found = self.choice.meeting([m.trial for m in models])
             return [i for i, meeting in enumerate(found) if meeting]
         greater = setting.metric.greater_is_better
         return [i for i, m in enumerate(models) if not check(m.measurement, setting.bounds, greater)]
@@ -548,40 +339,3 @@ class Finish:
 
 def _served(plan: Plan) -> tuple[str, int]:
     return plan.hardware.engine, plan.hardware.serving_threads
-
-
-def compiled_twins(models: Sequence[Finalist], most: int) -> list[Finalist]:
-    """The same models for the compiled engine, the most accurate first, as far as there is time to measure `most` of them.
-
-    None where this machine has no compiled engine. Whether an engine can run a graph is found when it is loaded.
-    """
-    if most <= 0 or native.missing() is not None:
-        return []
-    try:
-        native.library()
-    except native.NoLibraryError as error:
-        log.info("no model is on the compiled engine: %s", error)
-        return []
-    return [_as_served(model, "compiled", engine="compiled") for model in _most_accurate(models, most)]
-
-
-def threaded_twins(models: Sequence[Finalist], most: int, threads: int) -> list[Finalist]:
-    """The same models with more threads for the rows of a batch, the most accurate first, as far as there is time for `most`."""
-    if most <= 0 or threads == 1:
-        return []
-    return [_as_served(model, str(threads), serving_threads=threads) for model in _most_accurate(models, most)]
-
-
-def _most_accurate(models: Sequence[Finalist], most: int) -> list[Finalist]:
-    return sorted(models, key=lambda m: m.trial.measurement.error or 0.0)[:most]
-
-
-def _as_served(model: Finalist, suffix: str, **changed: Any) -> Finalist:
-    """The model with its hardware `changed`: the same graph, in a folder whose name ends with the suffix."""
-    hardware, folder = (
-        replace(model.plan.hardware, **changed),
-        model.artifact.with_name(f"{model.artifact.name}-{suffix}"),
-    )
-    size = with_engine(model.artifact, folder, hardware.engine, hardware.serving_threads)
-    measured = replace(model.measurement, size_bytes=float(size))
-    return replace(model, plan=replace(model.plan, hardware=hardware), artifact=folder, measurement=measured)

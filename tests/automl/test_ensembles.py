@@ -19,9 +19,13 @@ from automl.errors import UsageError
 from automl.estimators.families import FAMILIES
 from automl.front import Front, Model, open_run
 from automl.inputs import resolve_families, with_ensembles
-from automl.search import finish
-from automl.search.plan import ENSEMBLE, Plan
+from automl.search import blends
+from automl.search.bagging import Bagging
+from automl.search.blends import Blends
+from automl.search.plan import ENSEMBLE, Plan, single_of
+from automl.search.refits import Finalist, Refits
 from automl.search.store import Store
+from automl.search.trial import Trial
 
 SEARCHED = ["linear", "neighbours", "tree"]
 
@@ -157,7 +161,33 @@ def test_a_metric_that_raises_on_blends_loses_no_run(table: Path, monkeypatch: A
     def fails(*_: Any) -> Any:
         raise RuntimeError("only whole numbers")
 
-    monkeypatch.setattr(finish, "select", fails)
+    monkeypatch.setattr(blends, "select", fails)
     model = automl.fit(table, target="y", budget=Budget(trials=2), families=["linear", "tree", ENSEMBLE], n_jobs=1)
     assert len(model.front_) >= 1
     assert "only whole numbers" in caplog.text
+
+
+def test_where_a_member_cannot_be_finished_there_is_an_ensemble_of_those_that_are(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[set[str]] = []
+    chosen, fit = Blends.chosen, Refits.fit
+
+    def told(self: Blends, bags: Any) -> list[Trial]:
+        found = chosen(self, bags)
+        wanted.extend({single_of(plan).family for plan, _ in e.plan.members} for e in found)
+        return found
+
+    def without_linear(self: Refits, group: list[Trial], keep: float = 0.0) -> list[Finalist]:
+        return [] if group[0].plan.family == "linear" else fit(self, group, keep)
+
+    monkeypatch.setattr(Blends, "chosen", told)
+    monkeypatch.setattr(Bagging, "judge", lambda self, finalists: {})
+    monkeypatch.setattr(Refits, "fit", without_linear)
+    options: dict[str, Any] = {"families": [*SEARCHED, "forest", ENSEMBLE], "budget": Budget(trials=8), "n_jobs": 1}
+    front = automl.fit(table, target="y", **options).front_
+    assert wanted
+    assert all("linear" in each for each in wanted)
+    made = [{member["plan"]["family"] for member in m.plan["members"]} for m in front if m.family == ENSEMBLE]
+    assert made
+    assert all("linear" not in each for each in made)

@@ -23,9 +23,10 @@ from automl.estimators import artifact, native
 from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.estimators.hardware import Watch
-from automl.search import finish, leftovers, refits
+from automl.search import finalists, finish, leftovers, refits, twins
 from automl.search.ensemble import fit_of
 from automl.search.estimate import scoring
+from automl.search.finalists import Finalists
 from automl.search.finish import Finish
 from automl.search.front import exact_front, nondominated
 from automl.search.growth import Growing
@@ -270,8 +271,7 @@ def completed(number: int, error: float, parent: int | None = None, prefix: floa
 
 def test_a_reference_is_finished_unless_another_is_better_for_sure() -> None:
     trials = [completed(number, error) for number, error in ((1, 1.0), (2, 1.5), (3, 2.0))]
-    one = Finish.__new__(Finish)
-    one.study = SimpleNamespace(references={trials[2].plan.id}, best_rung=lambda: trials)  # type: ignore[assignment]
+    one = Finalists(SimpleNamespace(references={trials[2].plan.id}, best_rung=lambda: trials))  # type: ignore[arg-type]
     values = np.array([[t.measurement.error or 0.0, 1.0] for t in trials])
     for noise, found in ((0.1, []), (0.5, [2])):  # by 10 and by 2 standard errors, of three models
         assert one._references(trials, values, np.full((3, 3, 2), noise)) == found
@@ -280,12 +280,9 @@ def test_a_reference_is_finished_unless_another_is_better_for_sure() -> None:
 def test_an_ensemble_is_put_together_before_what_is_dear_and_no_member_is_fitted() -> None:
     fits = [[completed(number, number / 10)] for number in range(1, 6)]
     seconds = {1: 30.0, 2: 40.0, 3: 1.0, 4: 20.0, 5: 2.0}
-    one = Finish.__new__(Finish)
-    one.study = SimpleNamespace(  # type: ignore[assignment]
-        setting=SimpleNamespace(limits=SimpleNamespace(seconds=300.0), threads=2),
-        best_rung=lambda: [t for (t,) in fits],
-    )
-    one.refits = refits.Refits(one.study, lambda: 0.0)
+    limits = SimpleNamespace(seconds=300.0, memory_bytes=None)
+    setting = SimpleNamespace(limits=limits, threads=2, split=SimpleNamespace(folds=(), cross_validated=False))
+    one = Finish(SimpleNamespace(setting=setting, best_rung=lambda: [t for (t,) in fits]))  # type: ignore[arg-type]
     one.refits.predict = lambda group, beside=False: seconds[group[0].number]  # type: ignore[method-assign]
     blend = Plan("ensemble", members=tuple((t.plan, 1) for (t,) in (fits[0], fits[3])))
     ensemble = Trial(9, blend, 100, 0, "completed", measurement=Measurement(error=0.05))
@@ -306,7 +303,7 @@ def test_a_fit_is_finished_as_what_is_best_of_it(steep: Any, monkeypatch: Any) -
     before = Finish.run
 
     def run(self: Finish) -> list[Finalist]:
-        seen.append((self.finalists(), list(self.study.trials)))
+        seen.append((self.choice.chosen(), list(self.study.trials)))
         return before(self)
 
     monkeypatch.setattr(Finish, "run", run)
@@ -317,10 +314,10 @@ def test_a_fit_is_finished_as_what_is_best_of_it(steep: Any, monkeypatch: Any) -
         "objectives": ["error"],
     }
     automl.fit(*steep, **options, random_state=0)
-    ((finalists, trials),) = seen
+    ((found, trials),) = seen
     done = [t for t in trials if t.status == "completed"]
-    assert len({fit_of(t) for t in finalists}) >= 3
-    for t in finalists:
+    assert len({fit_of(t) for t in found}) >= 3
+    for t in found:
         own = [d for d in done if fit_of(d) == fit_of(t) and d.plan.variant[1:] == t.plan.variant[1:]]
         better = [d for d in own if (d.measurement.error or 0.0) < (t.measurement.error or 0.0)]
         assert not better
@@ -386,8 +383,8 @@ def negation(folder: Path) -> Finalist:
 def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: Path) -> None:
     known = negation(tmp_path)
     trial = known.trial
-    assert finish.compiled_twins([known], 0) == []
-    (twin,) = finish.compiled_twins([known, known], 1)
+    assert twins.compiled_twins([known], 0) == []
+    (twin,) = twins.compiled_twins([known, known], 1)
     assert (twin.plan.hardware.engine, twin.trial) == ("compiled", trial)
     assert twin.plan.id != trial.plan.id
     assert twin.measurement.size_bytes == sum(file.stat().st_size for file in twin.artifact.iterdir())
@@ -401,8 +398,8 @@ def test_a_model_is_offered_on_the_compiled_engine_as_the_same_graph(tmp_path: P
 def test_a_model_is_offered_with_threads_for_its_batches_as_the_same_graph(tmp_path: Path) -> None:
     known = negation(tmp_path)
     trial = known.trial
-    assert finish.threaded_twins([known], 0, 2) == finish.threaded_twins([known], 5, 1) == []
-    (twin,) = finish.threaded_twins([known], 5, 2)
+    assert twins.threaded_twins([known], 0, 2) == twins.threaded_twins([known], 5, 1) == []
+    (twin,) = twins.threaded_twins([known], 5, 2)
     assert twin.plan.hardware.serving_threads == 2
     assert twin.plan.id != trial.plan.id
     assert (threads_of(twin.artifact), threads_of(known.artifact)) == (2, 1)
@@ -475,7 +472,7 @@ def test_what_the_end_will_not_ask_for_does_not_stay_on_disk(tmp_path: Path, mon
 
     def watched(self: Finish) -> list[Finalist]:
         data = self.study.setting.data
-        wanted = {fit_of(t) for t in self._wanted()}
+        wanted = {fit_of(t) for t in self.choice.wanted()}
         done = [t for t in self.study.trials if t.status == "completed" and t.parent is None]
         assert len(wanted) < len(done)
         assert {f"t{n:04d}" for n in wanted} <= names(data / "trials")
@@ -486,7 +483,7 @@ def test_what_the_end_will_not_ask_for_does_not_stay_on_disk(tmp_path: Path, mon
     finished = Finish.run
     monkeypatch.setattr(Finish, "run", watched)
     monkeypatch.setattr(leftovers, "MOST_BYTES", 10_000.0)
-    monkeypatch.setattr(finish, "MOST_ACCURATE", 5)
+    monkeypatch.setattr(finalists, "MOST_ACCURATE", 5)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(600, 4))
     y = (X[:, 0] * X[:, 1] + rng.normal(size=600) > 0).astype(int)
