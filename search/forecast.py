@@ -25,6 +25,7 @@ from .scaling import (
     Forecast,
     Growth,
     Law,
+    LevelLaw,
     RefusalError,
     Terms,
     conformal,
@@ -113,8 +114,11 @@ def laws_of(
             known |= {"deviations": deviations, "kappa": kappa}
         try:
             law = fitted(quantity, known, plan, family, columns, classes)
-            grown = law.exponent if isinstance(law, ErrorLaw) else exponent(rows, values)
-            known |= grown.as_dict() | {"text": _text(quantity, grown)}
+            if isinstance(law, LevelLaw):
+                known["text"] = "error stays what it is: the model reads no column"
+            else:
+                grown = law.exponent if isinstance(law, ErrorLaw) else exponent(rows, values)
+                known |= grown.as_dict() | {"text": _text(quantity, grown)}
             if isinstance(law, ErrorLaw):
                 known["ill_behaved"] = law.ill_behaved
         except RefusalError as reason:
@@ -135,6 +139,8 @@ def fitted(
 ) -> Law:
     """The law through the points that `laws_of` kept. Raises RefusalError where there is none."""
     rows, values = known["rows"], known["values"]
+    if quantity == "error" and family is not None and not family.reads:
+        return LevelLaw(rows, values, known["deviations"])
     if quantity == "error":
         return ErrorLaw(rows, values, known["deviations"], known.get("kappa", KAPPA))
     if len(rows) < 2:

@@ -81,6 +81,20 @@ def kind_of(rows: float, measured: tuple[float, float]) -> Kind:
 # -- error -------------------------------------------------------------------------------------------------------------
 
 
+class LevelLaw:
+    """The error of a model that reads no column, to which more rows bring nothing: the last one measured, with its 90 % interval."""
+
+    def __init__(self, rows: Sequence[float], errors: Sequence[float], deviations: Sequence[float]) -> None:
+        if not rows:
+            raise RefusalError("it was not measured")
+        self.measured = (float(rows[0]), float(rows[-1]))
+        self.last, self.deviation = float(errors[-1]), float(deviations[-1])
+
+    def at(self, rows: float) -> Forecast:
+        wide = Z90 * self.deviation
+        return Forecast(rows, self.last, max(0.0, self.last - wide), self.last + wide, kind_of(rows, self.measured))
+
+
 class ErrorLaw:
     """e(n) = a + b (n / n_L)^-c by its posterior on a grid of c and a, for errors that 0 bounds from below.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from automl.estimators.families import by_name
 from automl.estimators.families.lightgbm import LightGBM
 from automl.estimators.family import Facts
 from automl.estimators.hardware import Hardware
@@ -91,6 +92,18 @@ def test_a_law_without_its_points_says_why() -> None:
     alone = Outlook({**entry(curve(0.1, 0.05, 0.5)), "laws": {}}, 10, 2)
     assert not alone.at(1e6)
     assert "error" in alone.refused
+
+
+def test_the_error_of_a_model_that_reads_no_column_stays_what_it_is() -> None:
+    (constant,) = by_name(["baseline"])
+    plan = from_point({"family": "baseline"}, constant, Facts("regression", 10_000, 10), 1)
+    trials = [trial(rows, error, plan=plan) for rows, error in ((2_500, 1.02), (5_000, 1.01), (10_000, 1.0))]
+    laws = laws_of(plan, trials, constant, 10, 0, 2.0)
+    assert laws["error"]["text"] == "error stays what it is: the model reads no column"
+    found = Outlook({**entry(trials), "plan": plan.as_dict(), "laws": laws}, 10, 0).at(1e6)["error"]
+    assert found.value == pytest.approx(entry(trials)["error"])
+    assert found.low < found.value < found.high
+    assert found.kind == "indicative"
 
 
 def test_the_most_rows_within_a_limit_hold_it_at_the_intervals_end() -> None:
