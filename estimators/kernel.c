@@ -114,10 +114,10 @@ INLINE float NAME(tangent)(float x)
 INLINE float NAME(power)(float x, float y)
 {
     union { double f; int64_t i; } part, scale;
-    const float size = x < 0.0f ? -x : x;
-    part.f = size;
+    const float size = __builtin_fabsf(x), infinite = __builtin_inff();
+    part.f = size == size ? size : 1.0f;
     const int64_t e = (part.i - 0x3fe6a09e667f3bcdLL) >> 52;
-    part.i -= e << 52;
+    part.i -= e * (1LL << 52);
     const double s = (part.f - 1.0) / (part.f + 1.0), q = s * s;
     double l = 1.0 / 15;
     l = l * q + 1.0 / 13;
@@ -128,7 +128,7 @@ INLINE float NAME(power)(float x, float y)
     l = l * q + 1.0 / 3;
     l = 2.0 * s * (l * q + 1.0);
     double t = y * (e + l * 1.4426950408889634074);
-    t = t < -160.0 ? -160.0 : t > 160.0 ? 160.0 : t;
+    t = !(t > -160.0) ? -160.0 : t > 160.0 ? 160.0 : t;
     const double k = (t + 6755399441055744.0) - 6755399441055744.0, r = (t - k) * 0.69314718055994530942;
     double p = 1.0 / 362880;
     p = p * r + 1.0 / 40320;
@@ -142,10 +142,12 @@ INLINE float NAME(power)(float x, float y)
     p = p * r + 1.0;
     scale.i = ((int64_t)k + 1023) << 52;
     float found = (float)(p * scale.f);
-    const float whole = (float)(int64_t)(y > 9e18f || y < -9e18f ? 0.0f : y);
-    const float infinite = __builtin_inff();
+    const int64_t large = !(y > -16777216.0f && y < 16777216.0f), whole = large ? 0 : (int64_t)y; /* large ones are even */
+    const int64_t is = large || (float)whole == y;
     found = size == 0.0f ? (y > 0.0f ? 0.0f : infinite) : size == infinite ? (y > 0.0f ? infinite : 0.0f) : found;
-    found = x < 0.0f ? (whole != y ? __builtin_nanf("") : (int64_t)whole & 1 ? -found : found) : found;
+    found = size == 1.0f ? 1.0f : found;
+    found = x < 0.0f && !is && size < infinite ? __builtin_nanf("") : found;
+    found = __builtin_signbit(x) && is && (whole & 1) ? -found : found;
     return y == 0.0f || x == 1.0f ? 1.0f : x != x ? x : y != y ? y : found;
 }
 

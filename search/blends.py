@@ -32,19 +32,24 @@ the time for so many ensembles.
 """
 BLEND_SECONDS = 0.5
 """What an ensemble takes beside its members' fits and exports: a process of its own."""
+BAG_SECONDS, LEAST_ROOM = 0.1, 0.8
+"""What a bag among its members adds, and the share of what putting it together is predicted to take that has to be left."""
 LOADS = 3.0
 """The measuring gives one model a third of its time to load (`race.py`): an ensemble has to be left so many times what its members take."""
 
 
 class Blends:
     """The ensembles of a study, whose members `refits` fits; `race_seconds()` are those of the measuring, and `kept(loading)` those
-    that are needed after the last fit where the largest model takes `loading`.
+    that are needed after the last fit, where that many are needed to load a model.
     """
 
     def __init__(
         self, study: Study, refits: Refits, race_seconds: Callable[[], float], kept: Callable[[float], float]
     ) -> None:
         self.study, self.refits, self.race_seconds, self.kept = study, refits, race_seconds, kept
+        self._made: dict[
+            str, Finalist
+        ] = {}  # by the ids of their trials' plans, members that were fitted late among them
 
     @property
     def budget(self) -> float:
@@ -60,13 +65,17 @@ class Blends:
         self.study.tell_listener("ensembles")
         return self._select(most, bags, self._affordable)
 
-    def of_finished(self, models: Sequence[Finalist]) -> list[Trial]:
-        """The best ensemble of models that are finished, for where members of those chosen could not be; none where no time is left."""
+    def of_finished(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Trial]:
+        """The best ensemble of models that are finished, where each of the `ensembles` has a member that is not; none where no time is
+        left.
+        """
+        made = {*self._made, *(m.trial.plan.id for m in models)}
+        whole = any(all(plan.id in made for plan, _ in e.plan.members) for e in ensembles)
         room = self.study.left() - self.kept(0.0)
-        if self.study.interrupted or room < SELECT_SHARE * self.budget + BLEND_SECONDS:
+        if not ensembles or whole or self.study.interrupted or room < 2 * SELECT_SHARE * self.budget + BLEND_SECONDS:
             return []
-        made = {m.trial.plan.id for m in models}
-        return self._select(1, [m.trial for m in models if m.trial.plan.members], lambda t: t.plan.id in made)
+        bags = [m.trial for m in models if m.trial.plan.members]
+        return self._select(1, bags, lambda t: t.plan.id in made)
 
     def _select(self, most: int, bags: Sequence[Trial], usable: Callable[[Trial], bool]) -> list[Trial]:
         try:
@@ -86,7 +95,7 @@ class Blends:
         fits = min(self.refits.seconds([[t] for t in self.runners_up(finalists)]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
         many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
-        return SELECT_SHARE * self.budget + fits + self.blending(best) * max(1.0, many / self.study.setting.here)
+        return SELECT_SHARE * self.budget + fits + self.blending(best) * many
 
     def runners_up(self, finalists: Sequence[Trial]) -> list[Trial]:
         """The most accurate fits that are no finalists: an ensemble will have some of them."""
@@ -100,17 +109,24 @@ class Blends:
         """Seconds that putting an ensemble together takes: its graph holds those of its members, and is proven as they were."""
         return BLEND_SECONDS + sum(self.refits.exporting(t) for t in members)
 
+    def together(self, ensembles: Sequence[Trial]) -> float:
+        """Seconds to keep back for these ensembles, or the usual number of them, as many at a time as there are cores for."""
+        each = [self.blending(self.members(e)) + BAG_SECONDS * self._bags(e) for e in ensembles[:USUAL]]
+        return max(sum(each) / self.study.setting.here, max(each, default=0.0))
+
     def finished(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Finalist]:
         """The ensembles of the finished models; where one of these was given up to keep time, it is tried once more.
 
         One core puts each together, as many at a time as there are cores for; the most accurate come first.
         """
-        setting, made = self.study.setting, {m.trial.plan.id: m for m in models}
+        setting, made = self.study.setting, self._made
+        made |= {m.trial.plan.id: m for m in models}
         whole: list[tuple[Trial, list[tuple[Finalist, int]]]] = []
         for trial in ensembles:
             members = self.members(trial)
             for group in groups([t for t in members if t.plan.id not in made]):
-                made |= {m.trial.plan.id: m for m in self.refits.fit(group, BLEND_SECONDS + 0.4 * self.race_seconds())}
+                keep = self.blending(members) + 0.4 * self.race_seconds()
+                made |= {m.trial.plan.id: m for m in self.refits.fit(group, keep)}
             parts = [(made[plan.id], weight) for plan, weight in trial.plan.members if plan.id in made]
             if len(parts) < len(trial.plan.members):
                 log.info("an ensemble of %d models is left out: not all could be fitted", len(trial.plan.members))
@@ -126,13 +142,16 @@ class Blends:
         known = {t.plan.id: t for t in self.study.best_rung()}
         return [known[plan.id] for plan, _ in ensemble.plan.members if plan.id in known]
 
+    def _bags(self, ensemble: Trial) -> int:
+        return sum(bool(plan.members) for plan, _ in ensemble.plan.members)
+
     def _blend(self, trial: Trial, parts: Sequence[tuple[Finalist, int]]) -> Finalist | None:
         """The one artifact of an ensemble of finished models."""
         study, setting = self.study, self.study.setting
         members = [m.trial for m, _ in parts]
         loading = sum(t.measurement.load_seconds or 0.0 for t in members)
         room = study.left() - self.kept(LOADS * loading)
-        if study.interrupted or room < self.blending(members):
+        if study.interrupted or room < LEAST_ROOM * self.blending(members):
             log.info("an ensemble of %d models is left out: no time is left for it", len(parts))
             return None
         folder = setting.data / "final" / f"t{trial.number:04d}"

@@ -1,4 +1,4 @@
-"""The trials of a search that are finished: its front by its own measurements, the references, and the most accurate of all."""
+"""The trials of a search that are finished: its front by its own measurements, references that may stay, and the most accurate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Finalists:
         return MOST if math.isinf(budget) else int(min(MOST, max(6, budget / 5)))
 
     def chosen(self) -> list[Trial]:
-        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume.
+        """The trials to finish, the most accurate first: the front by the search's own measurements, thinned by hypervolume, the
+        references that may stay, and the best of each of the most accurate fits.
 
         The errors are those measured, the costs those expected on all rows. Of a run with limits up to half of them are the front
         of those that are expected to meet the limits, the most accurate ones first of all.
@@ -69,12 +70,14 @@ class Finalists:
         return [done[i] for i in sorted(picked)]
 
     def _references(self, trials: Sequence[Trial], values: Floats, margin: Floats) -> list[int]:
-        """The numbers of the references among the trials that none is better than with 95 % confidence, corrected for how many were
-        compared on the same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone.
+        """The numbers of the references among the trials that none, fitted on no more rows, is better than with 95 % confidence, corrected
+        for how many were compared on the same rows (Bonferroni): the best of a hundred is one standard error ahead by luck alone.
         """
         sure = NormalDist().inv_cdf(1 - 0.05 / max(2, len(self.study.best_rung())))
         found = [i for i, t in enumerate(trials) if t.plan.id in self.study.references]
-        return [i for i in found if not (values[i, 0] - values[:, 0] > sure * margin[i, :, 0]).any()]
+        rows = np.array([t.rows for t in trials])
+        ahead = [(values[i, 0] - values[:, 0] > sure * margin[i, :, 0]) & (rows <= rows[i]) for i in found]
+        return [i for i, better in zip(found, ahead, strict=True) if not better.any()]
 
     def _near(self) -> list[Trial]:
         """The trials that may be finished, the most accurate first: the exact front, and beside it the most accurate ones of all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
@@ -16,7 +16,7 @@ from automl.estimators import native
 from automl.estimators.hardware import Watch, undisturbed
 
 from .bagging import Bagging
-from .blends import ENSEMBLES_FROM, USUAL, Blends
+from .blends import ENSEMBLES_FROM, Blends
 from .ensemble import fit_of
 from .estimate import estimates, exchangeable, held_apart, scoring
 from .finalists import MOST, Finalists
@@ -42,7 +42,7 @@ REFIT_SHARE = 0.2
 BATCH_SHARE = 0.3
 """A row of a batch takes this share of what it takes alone, about."""
 FIRST_MEASURED = 3
-"""So many of the most accurate models are measured before the others."""
+"""So many of the most accurate models are measured before the others, but for the smallest."""
 SCORED_BESIDE = 1.5
 """The ensembles, which are scored as well, take half of what all finalists do."""
 RACE_EACH = 0.12
@@ -117,22 +117,21 @@ class Finish:
         study.tell_listener("laws")  # an ensemble has those that all its members have
         self.growth.measure([*finalists, *beside.values()], self.refits.threads)
         fits, rest, alone = self._in_order(groups([*finalists, *beside.values()]), ensembles)
-        blends = [self.blends.blending(self.blends.members(ensemble)) for ensemble in ensembles[:USUAL]]
-        keep = max(sum(blends) / study.setting.here, max(blends, default=0.0))
-        fitted = self.refits.fit_all(fits, keep, alone=alone)
-        fitted += [model for bag, base in bags.values() for model in self._bag(bag, base)]
-        blended = self.blends.finished(ensembles[:1], fitted)
-        fitted += self.refits.fit_all(rest, sum(blends[1:]))
-        blended += self.blends.finished(ensembles[1:], fitted)
-        if ensembles and not blended:
-            blended = self.blends.finished(self.blends.of_finished(fitted), fitted)
-        models = [model for model in fitted if model.trial.number not in beside] or fitted
+        # the best ensemble alone where other fits come after it, else all of them beside each other
+        ahead, later = (ensembles[:1], ensembles[1:]) if rest else (ensembles, [])
+        keep = self.blends.together(ahead)
+        bagging = sum(self.bagging.fitting(base) for _, base in bags.values())
+        fitted = self.refits.fit_all(fits, keep + bagging, alone=alone)
+        fitted += [model for bag, base in bags.values() for model in self._bag(bag, base, keep)]
+        blended = self.blends.finished(ahead, fitted)
+        fitted += self.refits.fit_all(rest, self.blends.together(later))
+        blended += self.blends.finished(later, fitted)
+        if not blended:
+            blended = self.blends.finished(self.blends.of_finished(ensembles, fitted), fitted)
+        models = shown(fitted, finalists, beside)
         if not models:
             return []
-        models += blended
-        # where time runs out it does so for the large ones, but not for the best
-        models.sort(key=lambda m: m.trial.measurement.error or 0.0)
-        models[FIRST_MEASURED:] = sorted(models[FIRST_MEASURED:], key=lambda m: m.measurement.size_bytes or 0.0)
+        models = in_turn([*models, *blended])
         log.debug("finished %d models at %.1f s; the reserve was %.1f s", len(models), study.elapsed(), self.reserve())
         study.tell_listener("measuring")
         after = max(self.extra_seconds, self._scoring_seconds([m.trial for m in models]))
@@ -212,10 +211,10 @@ class Finish:
         self.study.tell_listener("ensembles")
         return self.bagging.judge(finalists)
 
-    def _bag(self, bag: Trial, base: Trial) -> list[Finalist]:
-        """The bag, its models fitted and blended; none where there is no time or its fits fail."""
+    def _bag(self, bag: Trial, base: Trial, keep: float) -> list[Finalist]:
+        """The bag, its models fitted and blended; none where there is no time, but for `keep` seconds, or its fits fail."""
         study, plan = self.study, replace(self.refits.plan(base), params=base.plan.params)
-        room = study.left() - self._after_fits()
+        room = study.left() - self._after_fits() - keep
         if study.interrupted or 1.1 * self.bagging.fitting(base) > room:
             log.info("the bag of trial %d is left out: no time is left for its fits", base.number)
             return []
@@ -335,6 +334,26 @@ class Finish:
             return [i for i, meeting in enumerate(found) if meeting]
         greater = setting.metric.greater_is_better
         return [i for i, m in enumerate(models) if not check(m.measurement, setting.bounds, greater)]
+
+
+def shown(fitted: Sequence[Finalist], finalists: Sequence[Trial], beside: Container[int]) -> list[Finalist]:
+    """The fitted models that may stand on the front: all but those that were made for an ensemble alone, whose numbers are `beside`.
+
+    One of these stands for the finalists of its fit where there is none of them; all do where there is no other model.
+    """
+    made = {m.trial.number for m in fitted}
+    stood_for = {fit_of(t) for t in finalists} - {fit_of(t) for t in finalists if t.number in made}
+    own = [m for m in fitted if m.trial.number not in beside or m.trial.number in stood_for]
+    return own or list(fitted)
+
+
+def in_turn(models: Sequence[Finalist]) -> list[Finalist]:
+    """The models as they are measured: where time runs out it does so for the large ones, but for the most accurate. The smallest
+    is the first, so that one is measured for sure.
+    """
+    first, *rest = sorted(models, key=lambda m: m.measurement.size_bytes or 0.0)
+    best = sorted(rest, key=lambda m: m.trial.measurement.error or 0.0)[:FIRST_MEASURED]
+    return [first, *best, *(m for m in rest if all(m is not one for one in best))]
 
 
 def _served(plan: Plan) -> tuple[str, int]:

@@ -213,15 +213,16 @@ class _Runner:
         """Start the process, load and answer some rows; a third of the time left at the most, so that one that hangs doesn't cost all
         the others'. One that `must` is given a second even when there is no time left.
 
-        No process starts while another one loads: on the one CPU that is theirs it would be a load of both.
+        No other artifact's process starts while one loads: on the one CPU that is theirs it would be a load of both.
         """
-        allowed = max(1.0 if must else min(self.left(), 0.3), self.left() / 3)
+        share = self.left() / 3
+        allowed = max(1.0 if must else min(self.left(), 0.3), share)
         if self.left() < 0.02 and not must:
             self._give_up(NO_TIME)
             return
         server = "lean" if self.engine == "compiled" else "serve"
         self.trial = worker.Isolated(self.request, self.left() + 10.0, server=server, dialogue=True)
-        answer = self._ask({"do": "load"}, allowed)
+        answer = self._ask({"do": "load"}, allowed, share)
         if answer:
             self.loaded, self.first_seconds = answer, max(1e-6, answer["first"])
 
@@ -270,8 +271,10 @@ class _Runner:
             calls=sum(len(block) for block in self.blocks.calls),
         )
 
-    def _ask(self, command: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Send a command, wait for its answer; on a death or silence set `reason` and return {}."""
+    def _ask(self, command: Mapping[str, Any], seconds: float, share: float = math.inf) -> dict[str, Any]:
+        """Send a command, wait for its answer; on a death or silence set `reason` and return {}. Silence is a short reserve's fault where
+        its `share` of the time was less than PATIENCE.
+        """
         channel = None if self.trial is None else self.trial.channel
         assert channel is not None
         end = time.monotonic() + seconds
@@ -287,7 +290,7 @@ class _Runner:
         except TimeoutError:
             self.silent = True  # what was measured before stands
             late = f"it did not answer within {seconds:.2g} s ({command['do']})"
-            self._give_up("" if self.loaded else late if seconds >= PATIENCE else f"{NO_TIME}: {late}")
+            self._give_up("" if self.loaded else late if min(seconds, share) >= PATIENCE else f"{NO_TIME}: {late}")
             return {}
         except OSError:
             self._give_up(self._how_it_died())

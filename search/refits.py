@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,10 @@ other dear ones. That of the most accurate model comes first of all, unless it t
 FAR_AHEAD below the next model's: the others are worth more together, and it is kept as its trial fitted it where no time is left.
 """
 FAR_AHEAD = 0.05
+PACE_PRIOR, SLOWEST, TOLD_FROM = 0.01, 2.0, 1.0
+"""How fast the fits of a family go is told by those of the last number of seconds and more, as if this share of the budget had gone as
+predicted; it counts as no slower than the second.
+"""
 NOW, MEMBER, LAST = 0, 1, 2
 """The ranks of final fits: the quick ones, those of an ensemble's members, and the others."""
 
@@ -60,7 +65,8 @@ class Refits:
         self.threads = study.setting.threads
         """What a fit alone on the machine has; fewer where others keep it busy."""
         self._beside: set[int] = set()  # the trials whose fits have others beside them
-        self._predicted = self._took = 1.0  # seconds of the fits that were made, as if one had taken what it should
+        self._paces: dict[str, tuple[float, float]] = {}  # by family: seconds predicted, and taken
+        self._lock = threading.Lock()
 
     @property
     def budget(self) -> float:
@@ -178,8 +184,8 @@ class Refits:
         study, setting, trial = self.study, self.study.setting, group[0]
         room = study.left() - self.kept() - keep
         predicted = self.predict(group)
-        slower = max(1.0, self._took / self._predicted)  # on this machine as it is now
-        if study.interrupted or (not math.isinf(self.budget) and 1.1 * slower * predicted > room):
+        seconds = self.pace(trial.plan.family) * predicted
+        if study.interrupted or (not math.isinf(self.budget) and 1.1 * seconds > room):
             log.info("trial %d is kept as fitted on %d rows: no time for a fit on all", fit_of(trial), trial.rows)
             return self._as_trained(group)
         folders = [setting.data / "final" / f"t{t.number:04d}" for t in group]
@@ -196,7 +202,8 @@ class Refits:
             merge=setting.merge,
             others=tuple(zip(plans[1:], folders[1:], strict=True)),
         )
-        outcome = self._run(job, room, group)
+        outcome = self._run(job, min(room, 4 * seconds + 1.0), group)
+        self._learn(trial.plan.family, predicted, outcome.wall_seconds)
         if study.interrupted and outcome.status != "completed":
             log.warning("interrupted: the front is finished with what there is")
             return self._as_trained(group)
@@ -217,8 +224,6 @@ class Refits:
             predicted,
             outcome.wall_seconds,
         )
-        if predicted >= 1.0:  # of a shorter one the process says more than the fit
-            self._predicted, self._took = self._predicted + predicted, self._took + outcome.wall_seconds
         made = {plans[0]: result, **dict(result.prefixes)}
         return [
             Finalist(t, self.plan(t), made[plan].measurement, place, made[plan].proof)
@@ -226,12 +231,26 @@ class Refits:
             if plan in made
         ]
 
+    def pace(self, family: str) -> float:
+        """How many times as long as predicted fits of a family take here and now: 1 to SLOWEST, by those that were made."""
+        prior = PACE_PRIOR * self.budget if math.isfinite(self.budget) else 1.0
+        with self._lock:
+            predicted, took = self._paces.get(family, (0.0, 0.0))
+        return min(SLOWEST, max(1.0, (prior + took) / (prior + predicted)))
+
+    def _learn(self, family: str, predicted: float, took: float) -> None:
+        if predicted < TOLD_FROM:
+            return
+        with self._lock:
+            before = self._paces.get(family, (0.0, 0.0))
+            self._paces[family] = before[0] + predicted, before[1] + took
+
     def _run(self, job: Job, room: float, group: list[Trial]) -> Outcome:
         """The final fit; alone on the machine, it may have the memory of all the trials that ran at a time."""
         setting, family = self.study.setting, job.family
         if setting.in_process and fits_here(family):
             return fit_here(job)
-        wall = NO_WALL if math.isinf(room) else max(0.2, min(room, 4 * self.predict(group) + 1.0))
+        wall = NO_WALL if math.isinf(self.budget) else max(0.2, room)
         each, times = setting.limits.memory_bytes, 1 if fit_of(group[0]) in self._beside else setting.here
         server = "torch" if family.needs == "torch" else "core"
         return supervise(job, wall, None if each is None else each * times, server, self.study.cancel)

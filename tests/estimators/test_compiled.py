@@ -91,7 +91,8 @@ def test_a_set_may_hold_the_missing_category() -> None:
 def test_it_raises_to_powers_as_a_calibrated_forest_does() -> None:
     rng = np.random.default_rng(0)
     x = np.column_stack([np.exp(rng.uniform(-60, 60, 5000)), rng.uniform(-8, 8, 5000)])
-    edges = [(a, b) for a in (0.0, 1.0, -1.0, np.inf, np.nan, -2.0) for b in (0.0, 1.0, 2.0, -1.0, 0.5, np.nan)]
+    bases = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, -2.0, 0.5)
+    edges = [(a, b) for a in bases for b in (0.0, 1.0, 2.0, 3.0, -1.0, 0.5, np.inf, -np.inf, np.nan, 2.0**25)]
     x = np.concatenate([x, edges, [(1e-40, 0.5)]]).astype(np.float32)
     graph = Graph(2)
     base, power = (graph.node("Gather", graph.x, graph.constant(np.array([i])), axis=1) for i in (0, 1))

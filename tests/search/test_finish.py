@@ -24,6 +24,7 @@ from automl.estimators.families.tree import Tree
 from automl.estimators.graph import Graph
 from automl.estimators.hardware import Watch
 from automl.search import finalists, finish, leftovers, refits, twins
+from automl.search.blends import Blends
 from automl.search.ensemble import fit_of
 from automl.search.estimate import scoring
 from automl.search.finalists import Finalists
@@ -295,6 +296,63 @@ def test_an_ensemble_is_put_together_before_what_is_dear_and_no_member_is_fitted
     first, rest, _ = one._in_order(fits, [])
     assert (numbers(first), numbers(rest)) == ([1, 3, 5, 4, 2], [])
     assert one._in_order([], [ensemble]) == ([], [], False)
+
+
+def finalist(trial: Trial, size: float = 1.0) -> Finalist:
+    return Finalist(trial, trial.plan, replace(trial.measurement, size_bytes=size), Path(f"t{trial.number}"))
+
+
+def test_the_whole_model_stands_for_a_prefix_that_was_not_finished() -> None:
+    whole, prefix, other = completed(1, 0.3), completed(2, 0.2, parent=1, prefix=0.5), completed(3, 0.5)
+    made = [finalist(whole), finalist(other)]
+    assert finish.shown(made, [prefix, other], {1}) == made
+    assert finish.shown([*made, finalist(prefix)], [prefix, other], {1})[0].trial is other
+    assert finish.shown(made[:1], [other], {1}) == made[:1]
+
+
+def test_the_most_accurate_are_measured_first_but_for_the_smallest() -> None:
+    models = [finalist(completed(number, 1.0 - number / 10), size=number) for number in range(1, 8)]
+    assert [m.trial.number for m in finish.in_turn(models)] == [1, 7, 6, 5, 2, 3, 4]
+    assert finish.in_turn(models[:1]) == models[:1]
+
+
+def test_how_fast_a_familys_fits_go_is_told_by_those_that_were_made() -> None:
+    setting = SimpleNamespace(limits=SimpleNamespace(seconds=300.0), threads=2)
+    one = refits.Refits(SimpleNamespace(setting=setting), lambda: 0.0)  # type: ignore[arg-type]
+    one._learn("lightgbm", 0.2, 9.0)  # too short to tell
+    assert one.pace("lightgbm") == 1.0
+    one._learn("lightgbm", 10.0, 16.5)
+    assert one.pace("lightgbm") == 1.5
+    one._learn("lightgbm", 10.0, 90.0)
+    assert one.pace("lightgbm") == refits.SLOWEST
+    one._learn("network", 10.0, 2.0)
+    assert one.pace("network") == 1.0
+
+
+def test_a_member_that_was_fitted_late_serves_all_ensembles() -> None:
+    members = [completed(number, number / 10) for number in (1, 2, 3)]
+    fitted: list[int] = []
+
+    def fit(group: list[Trial], keep: float) -> list[Finalist]:
+        fitted.extend(t.number for t in group)
+        return [finalist(t) for t in group]
+
+    study: Any = SimpleNamespace(
+        best_rung=lambda: members,
+        setting=SimpleNamespace(here=1, limits=SimpleNamespace(seconds=300.0)),
+        left=lambda: 60.0,
+    )
+    blends = Blends(study, SimpleNamespace(fit=fit, exporting=lambda t: 0.1), lambda: 5.0, lambda loading: 5.0)  # type: ignore[arg-type]
+    blends._blend = lambda trial, parts: None  # type: ignore[method-assign]
+    ensembles = [
+        Trial(9 + i, Plan("ensemble", members=tuple((t.plan, 1) for t in pair)), 100, 0, "completed")
+        for i, pair in enumerate(([members[0], members[2]], [members[1], members[2]]))
+    ]
+    made = [finalist(t) for t in members[:2]]
+    for ensemble in ensembles:
+        blends.finished([ensemble], made)
+    assert fitted == [3]
+    assert blends.of_finished(ensembles, made) == []  # nothing is missing: they failed for another reason
 
 
 def test_a_fit_is_finished_as_what_is_best_of_it(steep: Any, monkeypatch: Any) -> None:

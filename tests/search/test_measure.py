@@ -208,6 +208,16 @@ def test_a_race_measures_each_and_names_who_failed(artifact: Callable[..., Path]
     assert 0.05 < heavy.load_seconds - base(FAKE).import_seconds < 0.5
 
 
+def test_one_that_loads_slowly_where_time_is_short_has_the_time_to_blame(artifact: Callable[..., Path]) -> None:
+    slow = artifact("slow", first="time.sleep(3)")
+    found, _ = race([slow, artifact("quick")], ROWS, 0.9, runtime=FAKE)
+    assert isinstance(found, str)
+    assert found.startswith(NO_TIME)
+    (found,) = race([slow], ROWS, 2.4, runtime=FAKE, must=False)  # a third of that is more than patience
+    assert isinstance(found, str)
+    assert not found.startswith(NO_TIME)
+
+
 def test_one_that_hangs_costs_the_others_nothing_but_time(artifact: Callable[..., Path]) -> None:
     paths = [
         artifact("good"),
