@@ -95,7 +95,7 @@ class Blends:
         fits = min(self.refits.seconds([[t] for t in self.runners_up(finalists)]), MEMBER_SHARE * self.budget)
         best = sorted(self.study.best_rung(), key=lambda t: t.measurement.error or 0.0)[:1]
         many = min(USUAL, int(self.budget / ENSEMBLES_FROM))
-        return SELECT_SHARE * self.budget + fits + self.blending(best) * many
+        return SELECT_SHARE * self.budget + fits + self.blending(best) * max(1.0, many / self.study.setting.here)
 
     def runners_up(self, finalists: Sequence[Trial]) -> list[Trial]:
         """The most accurate fits that are no finalists: an ensemble will have some of them."""
