@@ -257,3 +257,19 @@ def test_every_export_is_compared_with_its_artifact(
     assert "neighbours as compiled" in said
     monkeypatch.setattr(parity, "differing", lambda place: 3)
     assert parity.main(["--tables", str(folder), "--rows", "100"]) == 1
+
+
+def test_the_pictures_are_those_of_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plots = imported("plots", monkeypatch)
+    assert plots.numbers("36, 68,905") == [36.0, 68_905.0]
+    assert plots.numbers("0.557, 0.650") == [0.557, 0.65]
+    assert plots.numbers("-26.5 %") == [-26.5]
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    with pytest.raises(LookupError, match=r"no table of RESULTS.md has the columns wrong"):
+        plots.with_head(plots.tables(text), "wrong")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "argv", ["plots.py", "--out", str(tmp_path)])
+    plots.main()
+    kept = ROOT / "benchmarks" / "plots"
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in kept.iterdir()}
+    assert all(f"](plots/{file.name})" in text for file in kept.iterdir())
