@@ -47,11 +47,9 @@ def beside(found: Sequence[tuple[list[str], list[list[str]]]], figure: Any) -> N
     short = with_head(found, "FLAML", latency, "seconds: ours, AutoGluon")
     long = with_head(found, "AutoGluon best quality", latency)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, rows, title, at in zip(
-        panels, (short, long), ("60 s, two cores", "300 s, one core"), (5, 5), strict=True
-    ):
+    for axes, rows, title in zip(panels, (short, long), ("60 s, two cores", "300 s, one core"), strict=True):
         for row in rows:
-            errors, (here, there) = [numbers(row[k])[0] for k in (1, 2)], numbers(row[at])
+            errors, (here, there) = [numbers(row[k])[0] for k in (1, 2)], numbers(row[5])
             above = [100 * (error / min(errors) - 1) for error in errors]
             axes.plot([here, there], above, color="#cccccc", zorder=1)
             ours = axes.scatter([here], above[:1], color=OURS, zorder=2)
@@ -74,7 +72,7 @@ def search(found: Sequence[tuple[list[str], list[list[str]]]], figure: Any) -> N
             axes.plot(budgets, curve, color=color, alpha=0.2, linewidth=1)
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         axes.plot(budgets, mean, color=color, linewidth=2.5, marker="o", label=name)
-    axes.set(xscale="log", xticks=[15, 60, 300], xlabel="budget, s", ylabel="hypervolume")
+    axes.set(xscale="log", xlabel="budget, s", ylabel="hypervolume")
     axes.set_xticks([15, 60, 300], labels=["15", "60", "300"])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

@@ -47,9 +47,8 @@ class Blends:
         self, study: Study, refits: Refits, race_seconds: Callable[[], float], kept: Callable[[float], float]
     ) -> None:
         self.study, self.refits, self.race_seconds, self.kept = study, refits, race_seconds, kept
-        self._made: dict[
-            str, Finalist
-        ] = {}  # by the ids of their trials' plans, members that were fitted late among them
+        # the finished models by the ids of their trials' plans, members that were fitted late among them
+        self._made: dict[str, Finalist] = {}
 
     @property
     def budget(self) -> float:
@@ -65,17 +64,16 @@ class Blends:
         self.study.tell_listener("ensembles")
         return self._select(most, bags, self._affordable)
 
-    def of_finished(self, ensembles: Sequence[Trial], models: Sequence[Finalist]) -> list[Trial]:
-        """The best ensemble of models that are finished, where each of the `ensembles` has a member that is not; none where no time is
-        left.
+    def of_finished(self, ensembles: Sequence[Trial]) -> list[Trial]:
+        """The best ensemble of the models that `finished` was given or fitted, where each of the `ensembles` has a member that is none
+        of these; none where no time is left.
         """
-        made = {*self._made, *(m.trial.plan.id for m in models)}
-        whole = any(all(plan.id in made for plan, _ in e.plan.members) for e in ensembles)
+        whole = any(all(plan.id in self._made for plan, _ in e.plan.members) for e in ensembles)
         room = self.study.left() - self.kept(0.0)
         if not ensembles or whole or self.study.interrupted or room < 2 * SELECT_SHARE * self.budget + BLEND_SECONDS:
             return []
-        bags = [m.trial for m in models if m.trial.plan.members]
-        return self._select(1, bags, lambda t: t.plan.id in made)
+        bags = [m.trial for m in self._made.values() if m.trial.plan.members]
+        return self._select(1, bags, lambda t: t.plan.id in self._made)
 
     def _select(self, most: int, bags: Sequence[Trial], usable: Callable[[Trial], bool]) -> list[Trial]:
         try:

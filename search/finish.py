@@ -127,7 +127,7 @@ class Finish:
         fitted += self.refits.fit_all(rest, self.blends.together(later))
         blended += self.blends.finished(later, fitted)
         if not blended:
-            blended = self.blends.finished(self.blends.of_finished(ensembles, fitted), fitted)
+            blended = self.blends.finished(self.blends.of_finished(ensembles), fitted)
         models = shown(fitted, finalists, beside)
         if not models:
             return []

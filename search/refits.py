@@ -38,8 +38,8 @@ FAR_AHEAD below the next model's: the others are worth more together, and it is 
 """
 FAR_AHEAD = 0.05
 PACE_PRIOR, SLOWEST, TOLD_FROM = 0.01, 2.0, 1.0
-"""How fast the fits of a family go is told by those of the last number of seconds and more, as if this share of the budget had gone as
-predicted; it counts as no slower than the second.
+"""How fast the final fits of a family go is told by those that were predicted to take a second or more, as if this share of the budget
+had gone as predicted before; they count as twice as slow at the most.
 """
 NOW, MEMBER, LAST = 0, 1, 2
 """The ranks of final fits: the quick ones, those of an ensemble's members, and the others."""

@@ -352,7 +352,7 @@ def test_a_member_that_was_fitted_late_serves_all_ensembles() -> None:
     for ensemble in ensembles:
         blends.finished([ensemble], made)
     assert fitted == [3]
-    assert blends.of_finished(ensembles, made) == []  # nothing is missing: they failed for another reason
+    assert blends.of_finished(ensembles) == []  # nothing is missing: they failed for another reason
 
 
 def test_a_fit_is_finished_as_what_is_best_of_it(steep: Any, monkeypatch: Any) -> None:
